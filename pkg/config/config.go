@@ -1,0 +1,119 @@
+// Package config holds skiff's configuration: one struct, one table of
+// options that binds flags, environment and file keys to it, and the steps
+// Load → Complete that turn input into something a component may trust. It
+// knows no Kubernetes types. Start reading at Config, then options.go.
+package config
+
+import (
+	"net/netip"
+	"time"
+
+	"skiff/pkg/paths"
+)
+
+// Role says which of skiff's commands a configuration is for.
+type Role int
+
+// Roles are bit flags, so that an option can belong to several.
+const (
+	RoleServer Role = 1 << iota
+	RoleAgent
+)
+
+// Config is what a person wrote, with defaults filled in for what he did not.
+// It is plain input: nothing in it has been looked up on the machine.
+type Config struct {
+	DataDir string
+	Log     Log
+	Node    Node
+	Cluster Cluster
+	Server  Server
+	// Extra holds arguments for the embedded components, as written by the
+	// user without leading dashes ("v=4"), in order.
+	Extra Extra
+}
+
+// Log says what is logged and where.
+type Log struct {
+	Debug bool
+	File  string // also append to this file; empty means standard error only
+}
+
+// Node configures the part of skiff that runs pods. Servers have one too,
+// unless Server.DisableAgent is set.
+type Node struct {
+	Name            string       // default: the host name, lower case
+	IP              []netip.Addr // default: the address of the default route, else an internal one
+	Labels          []string     // "key=value"
+	Taints          []string     // "key=value:Effect"
+	ResolvConf      string       // resolver file for the kubelet and cluster DNS
+	Snapshotter     string       // "auto", "overlayfs" or "native"
+	PauseImage      string       // default: the image skiff makes itself
+	PrivateRegistry string       // path of registries.yaml
+}
+
+// Cluster configures what all nodes of the cluster share.
+type Cluster struct {
+	PodCIDR        []netip.Prefix
+	ServiceCIDR    []netip.Prefix
+	NodePortRange  string       // "30000-32767"
+	DNS            []netip.Addr // default: the tenth address of ServiceCIDR
+	Domain         string
+	FlannelBackend string // "vxlan", "host-gw" or "none"
+}
+
+// Server configures the control plane.
+type Server struct {
+	BindAddress         netip.Addr
+	Port                int           // the one TLS port: supervisor and Kubernetes API
+	AdvertiseAddress    netip.Addr    // default: the node's address
+	TLSSAN              []string      // extra names and addresses in the serving certificate
+	DatastoreEndpoint   string        // "" means SQLite below the data directory
+	WriteKubeconfig     string        // default paths.Layout.AdminKubeconfig
+	WriteKubeconfigMode string        // octal file mode, default 0600
+	Disable             []string      // names of bundled parts and manifests to leave out
+	DisableAgent        bool          // run the control plane only
+	LeafLifetime        time.Duration // validity of leaf certificates, default one year
+}
+
+// Extra holds pass-through arguments for the embedded upstream components.
+type Extra struct {
+	APIServer         []string
+	ControllerManager []string
+	Scheduler         []string
+	CloudController   []string
+	Kubelet           []string
+	KubeProxy         []string
+}
+
+// completed is Config with every blank filled in from Facts, and what follows
+// from it.
+type completed struct {
+	Config
+
+	Paths paths.Layout
+	Role  Role
+	// InternalAddress is set when the host has no usable address of its own:
+	// skiff then puts this address on the loopback interface, and it is also
+	// Node.IP[0]. See docs/adr on loopback-only hosts.
+	InternalAddress netip.Addr
+	// KubernetesServiceIP is the first address of the service range.
+	KubernetesServiceIP netip.Addr
+	// Hostname is the host's own name, for certificates.
+	Hostname string
+}
+
+// Completed is a Config that has been completed and validated. Only
+// Config.Complete makes one, which is why server.New and agent.New ask for it.
+// All fields of Config and of completed are promoted; treat them as read-only.
+type Completed struct{ *completed }
+
+// Disabled reports whether the user asked to leave out the named part.
+func (c Completed) Disabled(name string) bool {
+	for _, d := range c.Server.Disable {
+		if d == name {
+			return true
+		}
+	}
+	return false
+}

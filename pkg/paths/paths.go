@@ -1,0 +1,115 @@
+// Package paths names every file, directory and socket of skiff, so that no
+// other package spells an absolute path. It knows nothing about what is kept
+// in them. Start reading at Layout.
+package paths
+
+import "path/filepath"
+
+// Defaults of the roots of a Layout.
+const (
+	DefaultData = "/var/lib/skiff"
+	DefaultEtc  = "/etc/skiff"
+	DefaultRun  = "/run/skiff"
+)
+
+// Layout derives every path from a few roots. All methods are pure: nothing is
+// created or looked at.
+type Layout struct {
+	Data string // persistent state, survives a reboot
+	Etc  string // what the administrator edits, and the kubeconfig
+	Run  string // sockets and other state that a reboot may remove
+}
+
+// New returns the layout below the data directory, with the default /etc and
+// /run roots.
+func New(data string) Layout {
+	return Layout{Data: data, Etc: DefaultEtc, Run: DefaultRun}
+}
+
+// LockFile is held for as long as a skiff process uses the data directory.
+func (l Layout) LockFile() string { return filepath.Join(l.Data, "lock") }
+
+// Bin is where the helper executables of the payload are staged.
+func (l Layout) Bin() string { return filepath.Join(l.Data, "bin") }
+
+// StatusSocket answers `skiff status`.
+func (l Layout) StatusSocket() string { return filepath.Join(l.Run, "skiff.sock") }
+
+// ConfigFile is the default configuration file; drop-ins live in ConfigFile+".d".
+func (l Layout) ConfigFile() string { return filepath.Join(l.Etc, "config.yaml") }
+
+// RegistriesFile is the default registry configuration.
+func (l Layout) RegistriesFile() string { return filepath.Join(l.Etc, "registries.yaml") }
+
+// AdminKubeconfig is the kubeconfig written for the person at the machine.
+func (l Layout) AdminKubeconfig() string { return filepath.Join(l.Etc, "skiff.yaml") }
+
+// Server is the root of the control plane's state.
+func (l Layout) Server() string { return filepath.Join(l.Data, "server") }
+
+// ServerTLS holds the certificate tree of the control plane.
+func (l Layout) ServerTLS() string { return filepath.Join(l.Server(), "tls") }
+
+// ServerCred holds the kubeconfigs of the control plane's own clients.
+func (l Layout) ServerCred() string { return filepath.Join(l.Server(), "cred") }
+
+// ServerDB is the directory of the SQLite datastore.
+func (l Layout) ServerDB() string { return filepath.Join(l.Server(), "db") }
+
+// DatastoreSocket is where the datastore speaks etcd's gRPC protocol.
+func (l Layout) DatastoreSocket() string { return filepath.Join(l.Run, "datastore.sock") }
+
+// Manifests is the directory whose files are applied to the cluster.
+func (l Layout) Manifests() string { return filepath.Join(l.Server(), "manifests") }
+
+// Token is the join token of the server.
+func (l Layout) Token() string { return filepath.Join(l.Server(), "token") }
+
+// Agent is the root of the node's state.
+func (l Layout) Agent() string { return filepath.Join(l.Data, "agent") }
+
+// AgentTLS holds the certificates and keys of the node.
+func (l Layout) AgentTLS() string { return filepath.Join(l.Agent(), "tls") }
+
+// AgentCred holds the kubeconfigs of the node's components.
+func (l Layout) AgentCred() string { return filepath.Join(l.Agent(), "cred") }
+
+// AgentEtc holds the configuration files skiff generates for the node's components.
+func (l Layout) AgentEtc() string { return filepath.Join(l.Agent(), "etc") }
+
+// Images is the directory whose image archives are imported.
+func (l Layout) Images() string { return filepath.Join(l.Agent(), "images") }
+
+// Containerd is containerd's persistent root.
+func (l Layout) Containerd() string { return filepath.Join(l.Agent(), "containerd") }
+
+// ContainerdRun is containerd's state directory: shims' sockets and bundles
+// live here, so it must be the same for every skiff that adopts them.
+func (l Layout) ContainerdRun() string { return filepath.Join(l.Run, "containerd") }
+
+// ContainerdSocket is where containerd serves its own API and the CRI.
+func (l Layout) ContainerdSocket() string { return filepath.Join(l.ContainerdRun(), "containerd.sock") }
+
+// ContainerdConfig is containerd's generated configuration.
+func (l Layout) ContainerdConfig() string {
+	return filepath.Join(l.AgentEtc(), "containerd", "config.toml")
+}
+
+// Certs holds containerd's per-registry hosts.toml files.
+func (l Layout) Certs() string { return filepath.Join(l.AgentEtc(), "containerd", "certs.d") }
+
+// CNIConf holds the generated CNI configuration list.
+func (l Layout) CNIConf() string { return filepath.Join(l.AgentEtc(), "cni", "net.d") }
+
+// CNIState is where the CNI plug-ins keep their allocations.
+func (l Layout) CNIState() string { return filepath.Join(l.Run, "cni") }
+
+// Kubelet is the kubelet's root directory. It is upstream's default on
+// purpose: CSI drivers and other add-ons mount it by this name.
+func (l Layout) Kubelet() string { return "/var/lib/kubelet" }
+
+// KubeletPlugins are the optional drop-ins of the kubelet's configuration.
+func (l Layout) KubeletConfDir() string { return filepath.Join(l.AgentEtc(), "kubelet.conf.d") }
+
+// PodLogs is where container logs are kept; upstream's default, log collectors rely on it.
+func (l Layout) PodLogs() string { return "/var/log/pods" }
