@@ -1,0 +1,160 @@
+// Package bridge serves a kine backend over etcd's gRPC protocol on a unix
+// socket. It knows nothing about which database is behind the backend. Start
+// reading at Bridge.Run.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/drivers"
+	"github.com/k3s-io/kine/pkg/server"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// What kine has no usable zero value for.
+const (
+	// CompactInterval is zero because the API server drives the compaction.
+	CompactInterval = 0
+	// CompactTimeout bounds one transaction of the compaction.
+	CompactTimeout = 5 * time.Second
+	// CompactMinRetain is how many revisions are never compacted.
+	CompactMinRetain = 1000
+	// CompactBatchSize is how many revisions one transaction compacts.
+	CompactBatchSize = 1000
+	// PollBatchSize is how many rows one read of new events takes.
+	PollBatchSize = 500
+
+	// notifyInterval is how often a quiet watch reports its progress.
+	notifyInterval = 5 * time.Second
+	// etcdVersion is the etcd whose behaviour kine has; the API server asks
+	// it and uses watch progress requests only from 3.5.13 on.
+	etcdVersion = "3.6.13"
+
+	// maxRequest is etcd's own limit (1.5 MiB) with room for gRPC's framing.
+	maxRequest = 2 << 20
+	stopGrace  = time.Second
+)
+
+// DriverConfig is the part of kine's configuration that all SQL drivers share.
+func DriverConfig(dsn string) *drivers.Config {
+	return &drivers.Config{
+		DataSourceName:   dsn,
+		CompactInterval:  CompactInterval,
+		CompactTimeout:   CompactTimeout,
+		CompactMinRetain: CompactMinRetain,
+		CompactBatchSize: CompactBatchSize,
+		PollBatchSize:    PollBatchSize,
+	}
+}
+
+// Opener makes the backend. What it starts must end with ctx and be counted in
+// wg. stop, which may be nil, is called after the last request and before ctx
+// ends.
+type Opener func(ctx context.Context, wg *sync.WaitGroup) (b server.Backend, stop func(context.Context) error, err error)
+
+// Bridge is a component that opens a backend and serves it until its ctx ends.
+type Bridge struct {
+	Label  string // component name
+	Socket string // path of the unix socket, made with mode 0600
+	Open   Opener
+	Logger *slog.Logger
+
+	backend atomic.Pointer[server.Backend] // set while the socket is served
+}
+
+// Name implements component.Component.
+func (b *Bridge) Name() string { return b.Label }
+
+// Ready implements component.Readier: a read of one key has to answer.
+func (b *Bridge) Ready(ctx context.Context) error {
+	backend := b.backend.Load()
+	if backend == nil {
+		return errors.New("the database is not open yet")
+	}
+	if _, _, err := (*backend).Get(ctx, server.HealthKey, 0, true); err != nil {
+		return fmt.Errorf("read from the database: %w", err)
+	}
+	return nil
+}
+
+// Run implements component.Component.
+func (b *Bridge) Run(ctx context.Context) error {
+	// The backend has to outlive ctx: requests that are being answered when
+	// ctx ends are finished first.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	backend, stop, err := b.Open(work, &wg)
+	if err != nil {
+		return err
+	}
+	if err := backend.Start(work); err != nil {
+		return fmt.Errorf("start the datastore: %w", err)
+	}
+	listener, err := listen(ctx, b.Socket)
+	if err != nil {
+		return err
+	}
+	srv := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
+	)
+	server.New(backend, "unix", notifyInterval, etcdVersion).Register(srv)
+
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(listener) }()
+	b.backend.Store(&backend)
+	b.Logger.Debug("datastore is served", "socket", b.Socket)
+
+	select {
+	case err = <-served:
+		err = fmt.Errorf("serve the datastore on %s: %w", b.Socket, err)
+	case <-ctx.Done():
+		timer := time.AfterFunc(stopGrace, srv.Stop)
+		srv.GracefulStop()
+		timer.Stop()
+		<-served
+	}
+	b.backend.Store(nil)
+	if stop != nil {
+		err = errors.Join(err, stop(work))
+	}
+	return err
+}
+
+// listen makes the socket, replacing one that an earlier process left behind.
+// The data directory's lock is what keeps two processes apart.
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("create directory of the datastore's socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket of the datastore: %w", err)
+	}
+	// A socket takes its mode from the umask, which is the process's; until
+	// the chmod below nobody knows the name, and nothing accepts.
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the datastore: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("restrict the datastore's socket: %w", err), l.Close())
+	}
+	return l, nil
+}

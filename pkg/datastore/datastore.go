@@ -1,0 +1,115 @@
+// Package datastore gives the API server its storage: something that speaks
+// etcd's gRPC protocol at a known address. Which database is behind it is
+// chosen by one endpoint string. The package and its drivers know nothing
+// about Kubernetes objects, and nobody outside may know about kine or SQLite.
+// Start reading at Open; sqlite is the default driver.
+package datastore
+
+import (
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+
+	"skiff/pkg/component"
+	"skiff/pkg/datastore/external"
+	"skiff/pkg/datastore/sqlite"
+)
+
+// Datastore is a storage backend. Run serves it (or, for an etcd that runs
+// elsewhere, only waits), Ready answers nil once reads succeed. Endpoint is
+// valid before Run.
+type Datastore interface {
+	component.Component
+	component.Readier
+	Endpoint() Endpoint
+}
+
+// Endpoint says how the API server reaches the store.
+type Endpoint struct {
+	// Servers are etcd client URLs: unix:///path, http://… or https://….
+	Servers []string
+	// TLS holds the client's files for https servers; empty otherwise.
+	TLS TLS
+	// Shared is true when other servers may be using the same store, so that
+	// leases must decide who is alive.
+	Shared bool
+}
+
+// TLS names the files that authenticate client and server to each other. The
+// zero value means the host's trusted roots and no client certificate.
+type TLS struct{ CAFile, CertFile, KeyFile string }
+
+// Options is what Open needs.
+type Options struct {
+	// Endpoint selects the driver: "" or "sqlite" keep a SQLite database in
+	// Dir, "sqlite:///path/state.db" keeps it in that file;
+	// "postgres://user:password@host:port/db" and
+	// "mysql://user:password@tcp(host:port)/db" use those servers;
+	// "https://host:2379,https://…" is an etcd cluster.
+	Endpoint string
+	Dir      string // of the SQLite database; created with mode 0700
+	Socket   string // unix socket for the drivers that speak etcd in this process
+	TLS      TLS    // for external servers
+	Logger   *slog.Logger
+}
+
+// Open returns the datastore that o.Endpoint names. It only looks at the
+// string: files and connections are opened by Run. The error names the flag,
+// and never repeats a password.
+func Open(o Options) (Datastore, error) {
+	scheme, rest, ok := strings.Cut(o.Endpoint, "://")
+	if !ok && o.Endpoint != "" && o.Endpoint != "sqlite" {
+		return nil, fmt.Errorf("invalid --datastore-endpoint %q: want sqlite, or a URL such as postgres://user:password@host:5432/db or https://host:2379", o.Endpoint)
+	}
+	local := Endpoint{Servers: []string{"unix://" + o.Socket}}
+	tls := external.TLS(o.TLS)
+	switch scheme {
+	case "", "sqlite":
+		return store{sqlite.New(sqlite.Options{Dir: o.Dir, File: rest, Socket: o.Socket, Logger: o.Logger}), local}, nil
+	case "postgres", "postgresql":
+		local.Shared = true
+		return store{external.NewPostgres(rest, tls, o.Socket, o.Logger), local}, nil
+	case "mysql":
+		local.Shared = true
+		return store{external.NewMySQL(rest, tls, o.Socket, o.Logger), local}, nil
+	case "http", "https":
+		servers, err := etcdServers(o.Endpoint)
+		if err != nil {
+			return nil, err
+		}
+		return store{external.NewEtcd(servers), Endpoint{Servers: servers, TLS: o.TLS, Shared: true}}, nil
+	}
+	return nil, fmt.Errorf("invalid --datastore-endpoint: unknown scheme %q; known are sqlite, postgres, mysql, http and https", scheme)
+}
+
+// etcdServers splits and checks a comma-separated list of etcd client URLs.
+func etcdServers(list string) ([]string, error) {
+	var servers []string
+	for s := range strings.SplitSeq(list, ",") {
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return nil, fmt.Errorf("invalid --datastore-endpoint: server %d of the etcd list is not an http or https URL", len(servers)+1)
+		}
+		servers = append(servers, s)
+	}
+	return servers, nil
+}
+
+// driver is what every driver implements.
+type driver interface {
+	component.Component
+	component.Readier
+}
+
+// store is a driver and where it is reached.
+type store struct {
+	driver
+
+	endpoint Endpoint
+}
+
+var _ Datastore = store{}
+
+// Endpoint implements Datastore.
+func (s store) Endpoint() Endpoint { return s.endpoint }
