@@ -23,6 +23,7 @@ const (
 // Config is what a person wrote, with defaults filled in for what he did not.
 // It is plain input: nothing in it has been looked up on the machine.
 type Config struct {
+	File    string // the configuration file that was asked for; "" means the default one
 	DataDir string
 	Log     Log
 	Node    Node

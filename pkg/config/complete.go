@@ -1,0 +1,154 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"skiff/pkg/paths"
+)
+
+// Complete fills in every blank from the facts and checks the result. The
+// error joins everything that is wrong; each part names the option and its
+// value. The receiver is not changed.
+func (c *Config) Complete(role Role, f Facts) (Completed, error) {
+	d := &completed{Config: *c, Role: role, Hostname: f.Hostname}
+	d.Cluster.DNS = slices.Clone(c.Cluster.DNS)
+	d.Node.IP = slices.Clone(c.Node.IP)
+
+	d.completePaths(f)
+	if err := d.validateInput(role); err != nil {
+		return Completed{}, err // what follows is worked out from what was given
+	}
+	if d.Node.Name == "" {
+		d.Node.Name = strings.ToLower(f.Hostname)
+	}
+	d.KubernetesServiceIP = nth(d.Cluster.ServiceCIDR[0], 1)
+	if len(d.Cluster.DNS) == 0 {
+		for _, p := range d.Cluster.ServiceCIDR {
+			d.Cluster.DNS = append(d.Cluster.DNS, nth(p, 10))
+		}
+	}
+	if err := d.completeNodeIP(f); err != nil {
+		return Completed{}, err
+	}
+	if s := &d.Server; !s.AdvertiseAddress.IsValid() {
+		s.AdvertiseAddress = d.Node.IP[0]
+		if s.BindAddress.IsGlobalUnicast() {
+			s.AdvertiseAddress = s.BindAddress
+		}
+	}
+	if err := d.validate(role); err != nil {
+		return Completed{}, err
+	}
+	return Completed{d}, nil
+}
+
+func (d *completed) completePaths(f Facts) {
+	for _, p := range []*string{&d.DataDir, &d.Log.File, &d.Node.ResolvConf, &d.Node.PrivateRegistry, &d.Server.WriteKubeconfig} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(f.WorkingDir, *p)
+		}
+	}
+	d.Paths = paths.New(d.DataDir)
+	if d.Server.WriteKubeconfig == "" {
+		d.Server.WriteKubeconfig = d.Paths.AdminKubeconfig()
+	}
+	if d.Node.PrivateRegistry == "" {
+		d.Node.PrivateRegistry = d.Paths.RegistriesFile()
+	}
+	if d.Node.ResolvConf == "" {
+		d.Node.ResolvConf = f.ResolvConf
+	}
+	if d.File == "" {
+		d.File = d.Paths.ConfigFile()
+	}
+}
+
+// completeNodeIP chooses one address for each IP family that pods use. An
+// IPv4 host without any address gets InternalAddress, so that a machine with
+// nothing but a loopback interface works; IPv6 has no such way out.
+func (d *completed) completeNodeIP(f Facts) error {
+	if len(d.Node.IP) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, pods := range d.Cluster.PodCIDR {
+		addr, err := d.chooseAddress(f, pods.Addr().Is4())
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case addr.IsValid():
+			d.Node.IP = append(d.Node.IP, addr)
+		case pods.Addr().Is4() && len(d.Node.IP) == 0:
+			d.InternalAddress = InternalAddress()
+			d.Node.IP = append(d.Node.IP, d.InternalAddress)
+		default:
+			errs = append(errs, fmt.Errorf("choose a node address: --cluster-cidr %s needs a host address of its IP family and there is none; give the host one, or set --node-ip", pods))
+		}
+	}
+	if a := d.InternalAddress; a.IsValid() {
+		for _, r := range d.clusterRanges() {
+			if r.prefix.Contains(a) {
+				errs = append(errs, fmt.Errorf("invalid --%s %s: this host has no address, so skiff uses %s, which lies in that range; choose another range or set --node-ip", r.option, r.prefix, a))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// chooseAddress picks the host's address of one family, or none. Addresses in
+// the cluster's own ranges are those of a bridge that an earlier skiff made,
+// unless a default route uses one: then the ranges clash with the real network.
+func (d *completed) chooseAddress(f Facts, v4 bool) (netip.Addr, error) {
+	fits := func(a netip.Addr) bool {
+		return a.Is4() == v4 && a != InternalAddress() && !a.IsLoopback() && !a.IsLinkLocalUnicast()
+	}
+	for _, a := range f.RouteAddresses {
+		if !fits(a) {
+			continue
+		}
+		for _, r := range d.clusterRanges() {
+			if r.prefix.Contains(a) {
+				return netip.Addr{}, fmt.Errorf("invalid --%s %s: the host's own address %s lies in that range; choose another range, or set --node-ip to an address outside it", r.option, r.prefix, a)
+			}
+		}
+		return a, nil
+	}
+	for _, a := range f.Addresses {
+		inCluster := slices.ContainsFunc(d.clusterRanges(), func(r clusterRange) bool { return r.prefix.Contains(a) })
+		if fits(a) && !inCluster {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, nil
+}
+
+type clusterRange struct {
+	option string
+	prefix netip.Prefix
+}
+
+func (d *completed) clusterRanges() []clusterRange {
+	var out []clusterRange
+	for _, p := range d.Cluster.PodCIDR {
+		out = append(out, clusterRange{"cluster-cidr", p})
+	}
+	for _, p := range d.Cluster.ServiceCIDR {
+		out = append(out, clusterRange{"service-cidr", p})
+	}
+	return out
+}
+
+// nth is the address n steps after the first of the range. n is small, and
+// the range is known to be large enough.
+func nth(p netip.Prefix, n int) netip.Addr {
+	a := p.Masked().Addr()
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
