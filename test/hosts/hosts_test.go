@@ -114,11 +114,19 @@ func TestLoopbackOnlyThenNIC(t *testing.T) {
 	if got := strings.Fields(links()); len(got) != 1 || got[0] != "lo" {
 		t.Errorf("links = %v, want lo only", got)
 	}
+	capture := h.Capture()
+	h.Run("/bin/busybox", "ping", "-c", "1", "-W", "2", "127.0.0.1")
+	if got := capture.NonLocal(); len(got) != 0 {
+		t.Errorf("loopback traffic counts as sent elsewhere: %v", got)
+	}
 	h.AddNIC(NewNetwork(t))
 	if got := links(); !strings.Contains(got, "eth0") {
 		t.Errorf("links = %q after a NIC was added", got)
 	}
 	h.Run("/bin/busybox", "ping", "-c", "1", "-W", "2", h.Network().Gateway())
+	if got := strings.Join(capture.NonLocal(), " "); !strings.Contains(got, h.Network().Gateway()) {
+		t.Errorf("the capture has missed a ping: %q", got)
+	}
 }
 
 func TestPowerCutKeepsTheDiskOnly(t *testing.T) {

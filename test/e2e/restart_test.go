@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"skiff/test/hosts"
+)
+
+// restarts stops skiff in both ways and checks that pods never notice.
+func restarts(t *testing.T, h *hosts.Host) {
+	s := newSpace(t, h, "kept")
+	s.apply(keptApp)
+	s.ready("app=kept", 2)
+	url := "http://" + h.Addr() + ":30090/"
+	s.eventually("the NodePort", func() error { return answersOK(h.Network(), url) })
+	before := s.containerIDs()
+
+	s.Stop()
+	if err := answersOK(h.Network(), url); err != nil {
+		t.Errorf("the Service while skiff is stopped: %v", err)
+	}
+	s.Start()
+	s.WaitReady()
+	s.sameContainers("a restart", before)
+
+	s.Kill9()
+	if err := answersOK(h.Network(), url); err != nil {
+		t.Errorf("the Service after kill -9: %v", err)
+	}
+	s.Start()
+	s.WaitReady()
+	s.sameContainers("kill -9", before)
+	pod := s.pods("app=kept")[0].Name
+	contains(t, "exec into a pod that was kept", s.in(pod, "hostname"), pod)
+	contains(t, "logs of a pod that was kept", s.kubectl("logs", pod), "listening on")
+	s.kubectl("scale", "deployment/kept", "--replicas=3")
+	s.ready("app=kept", 3)
+}
+
+const keptApp = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: kept}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: kept}}
+  template:
+    metadata: {labels: {app: kept}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: c
+        image: IMAGE
+        imagePullPolicy: Never
+        command: [/tool, serve]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kept}
+spec:
+  type: NodePort
+  selector: {app: kept}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30090}]
+`
+
+// sameContainers checks that all pods run in the containers of before, now and
+// after the node has had time to change its mind.
+func (s *space) sameContainers(after string, before map[string]string) {
+	s.t.Helper()
+	check := func() error {
+		if diff := cmp.Diff(before, s.containerIDs()); diff != "" {
+			return fmt.Errorf("containers changed after %s (-before +after):\n%s", after, diff)
+		}
+		return nil
+	}
+	s.eventually("the pods to be ready after "+after, func() error {
+		for _, p := range s.pods("") {
+			if !isReady(&p) {
+				return fmt.Errorf("%s", describe(&p))
+			}
+		}
+		return nil
+	})
+	if err := check(); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// powerCut ends everything at once; at the next start all is back by itself.
+func powerCut(t *testing.T, h *hosts.Host) {
+	s := newSpace(t, h, "dark")
+	s.apply(strings.ReplaceAll(strings.ReplaceAll(keptApp, "30090", "30091"), "kept", "dark"))
+	s.ready("app=dark", 2)
+	h.PowerCut()
+	h.Start()
+	h.WaitReady()
+	s.ready("app=dark", 2)
+	s.eventually("the NodePort after the power cut", func() error { return answersOK(h.Network(), "http://"+h.Addr()+":30091/") })
+}
