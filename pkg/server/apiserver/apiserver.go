@@ -1,0 +1,180 @@
+// Package apiserver runs kube-apiserver inside the process, with typed
+// options. It serves its own listener on the loopback interface, which only
+// the control plane itself uses; everybody else reaches Handler through the
+// front port. It must not know about the front, the other components or what
+// starts it. Start reading at APIServer.Run; options.go has every setting.
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/client-go/rest"
+	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
+	"k8s.io/kubernetes/cmd/kube-apiserver/app"
+	apioptions "k8s.io/kubernetes/cmd/kube-apiserver/app/options"
+	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
+
+	"skiff/pkg/component"
+	"skiff/pkg/config"
+	"skiff/pkg/datastore"
+)
+
+// Options is what New needs.
+type Options struct {
+	Config    config.Completed
+	Datastore datastore.Endpoint
+	// Listener is the API server's own, on a loopback address; Run closes it.
+	Listener net.Listener
+	// Publish is told the handler as soon as it can be called, before
+	// everything behind it is ready. It may be nil.
+	Publish func(http.Handler)
+	Logger  *slog.Logger
+}
+
+// APIServer is kube-apiserver as a component.
+type APIServer struct {
+	Options
+
+	built atomic.Pointer[built]
+}
+
+var (
+	_ component.Component = (*APIServer)(nil)
+	_ component.Readier   = (*APIServer)(nil)
+)
+
+// built is what exists once the server has been put together.
+type built struct {
+	handler  http.Handler
+	loopback *rest.Config
+	probe    *probe
+}
+
+// New returns the component.
+func New(o Options) *APIServer { return &APIServer{Options: o} }
+
+// Name implements component.Component.
+func (a *APIServer) Name() string { return "kube-apiserver" }
+
+// Handler is the whole API with authentication (which needs Request.TLS),
+// authorization and aggregation. It is nil until Run has built the server, and
+// answers sensibly, if only with 503, from then on.
+func (a *APIServer) Handler() http.Handler {
+	if b := a.built.Load(); b != nil {
+		return b.handler
+	}
+	return nil
+}
+
+// Loopback returns a copy of the client configuration that the API server
+// makes for itself: system:masters over the loopback listener, without rate
+// limit. It is nil until Run has built the server; a component that starts
+// After the API server may rely on it.
+func (a *APIServer) Loopback() *rest.Config {
+	if b := a.built.Load(); b != nil {
+		return rest.CopyConfig(b.loopback)
+	}
+	return nil
+}
+
+// Ready implements component.Readier by asking the API server's own /readyz.
+func (a *APIServer) Ready(ctx context.Context) error {
+	b := a.built.Load()
+	if b == nil {
+		return errors.New("still being put together")
+	}
+	return b.probe.ready(ctx)
+}
+
+// Run implements component.Component.
+func (a *APIServer) Run(ctx context.Context) error {
+	server, err := a.build(ctx)
+	if err != nil {
+		return errors.Join(err, a.Listener.Close())
+	}
+	prepared, err := server.PrepareRun()
+	if err != nil {
+		return fmt.Errorf("prepare kube-apiserver: %w", err)
+	}
+	generic := server.GenericAPIServer
+	p, err := newProbe(generic.LoopbackClientConfig)
+	if err != nil {
+		return err
+	}
+	a.built.Store(&built{handler: generic.Handler, loopback: generic.LoopbackClientConfig, probe: p})
+	if a.Publish != nil {
+		a.Publish(generic.Handler)
+	}
+	if err := prepared.Run(ctx); err != nil {
+		return fmt.Errorf("run kube-apiserver: %w", err)
+	}
+	return nil
+}
+
+// build goes through upstream's stages: options, configuration, server.
+func (a *APIServer) build(ctx context.Context) (*aggregator.APIAggregator, error) {
+	opts, err := a.options()
+	if err != nil {
+		return nil, err
+	}
+	completed, err := opts.Complete(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("complete options of kube-apiserver: %w", err)
+	}
+	return a.chain(completed)
+}
+
+func (a *APIServer) chain(opts apioptions.CompletedOptions) (*aggregator.APIAggregator, error) {
+	if errs := opts.Validate(); len(errs) > 0 {
+		return nil, fmt.Errorf("validate options of kube-apiserver: %w", utilerrors.NewAggregate(errs))
+	}
+	cfg, err := app.NewConfig(opts)
+	if err != nil {
+		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
+	}
+	generic := cfg.KubeAPIs.ControlPlane.Generic
+	// The port of Service default/kubernetes is read from the listener. The
+	// clients that need the true one have been made by NewConfig.
+	generic.SecureServing.Listener = advertised{generic.SecureServing.Listener, a.Config.Server.Port}
+	// Upstream waits a second before it makes the default RBAC policy.
+	for _, g := range []*genericapiserver.Config{generic, &cfg.Aggregator.GenericConfig.Config, &cfg.ApiExtensions.GenericConfig.Config} {
+		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName)
+	}
+	cc, err := cfg.Complete()
+	if err != nil {
+		return nil, fmt.Errorf("complete configuration of kube-apiserver: %w", err)
+	}
+	server, err := app.CreateServerChain(cc)
+	if err != nil {
+		return nil, fmt.Errorf("create kube-apiserver: %w", err)
+	}
+	hook := func(c genericapiserver.PostStartHookContext) error { return ensureRBAC(c, c.LoopbackClientConfig) }
+	if err := server.GenericAPIServer.AddPostStartHook("skiff/rbac", hook); err != nil {
+		return nil, fmt.Errorf("add RBAC policy to kube-apiserver: %w", err)
+	}
+	return server, nil
+}
+
+// advertised is a listener that gives another port as its own.
+type advertised struct {
+	net.Listener
+
+	port int
+}
+
+// Addr implements net.Listener.
+func (l advertised) Addr() net.Addr {
+	addr, ok := l.Listener.Addr().(*net.TCPAddr)
+	if !ok {
+		return l.Listener.Addr()
+	}
+	return &net.TCPAddr{IP: addr.IP, Port: l.port, Zone: addr.Zone}
+}

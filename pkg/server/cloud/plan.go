@@ -1,0 +1,85 @@
+package cloud
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	cloudapi "k8s.io/cloud-provider/api"
+)
+
+// plan is what has to be changed on a node; nil patches mean nothing.
+type plan struct {
+	addresses []string // for the log
+	status    []byte   // merge patch of the status
+	spec      []byte   // merge patch of the rest
+}
+
+// planFor compares a node with what it should be. A node without the kubelet's
+// address annotation keeps the addresses it reports itself.
+func planFor(n *corev1.Node) (plan, error) {
+	var p plan
+	want, err := addresses(n)
+	if err != nil {
+		return p, err
+	}
+	if want != nil && !slices.Equal(want, n.Status.Addresses) {
+		// A strategic merge would match addresses by their type and lose the
+		// second of a dual-stack node; a merge patch replaces the list.
+		patch := map[string]any{"status": map[string]any{"addresses": want}}
+		if p.status, err = json.Marshal(patch); err != nil {
+			return p, fmt.Errorf("encode addresses: %w", err)
+		}
+		for _, a := range want {
+			p.addresses = append(p.addresses, string(a.Type)+"="+a.Address)
+		}
+	}
+	spec := make(map[string]any)
+	if n.Spec.ProviderID == "" {
+		spec["providerID"] = "skiff://" + n.Name
+	}
+	taints := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(t corev1.Taint) bool { return t.Key == cloudapi.TaintExternalCloudProvider })
+	if len(taints) != len(n.Spec.Taints) {
+		spec["taints"] = taints
+	}
+	if len(spec) == 0 {
+		return p, nil
+	}
+	// The list of taints is replaced as a whole: the version makes sure that
+	// nobody has added one meanwhile. The patch of the status changes the
+	// version, and the update that follows it brings us here again.
+	patch := map[string]any{"spec": spec}
+	if p.status != nil {
+		return p, nil
+	}
+	patch["metadata"] = map[string]any{"resourceVersion": n.ResourceVersion}
+	if p.spec, err = json.Marshal(patch); err != nil {
+		return p, fmt.Errorf("encode taints: %w", err)
+	}
+	return p, nil
+}
+
+// addresses returns the node's addresses from what its kubelet was told
+// (--node-ip), nil if it says nothing.
+func addresses(n *corev1.Node) ([]corev1.NodeAddress, error) {
+	given, ok := n.Annotations[cloudapi.AnnotationAlphaProvidedIPAddr]
+	if !ok {
+		return nil, nil
+	}
+	var list []corev1.NodeAddress
+	for s := range strings.SplitSeq(given, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("read annotation %s %q: %w", cloudapi.AnnotationAlphaProvidedIPAddr, given, err)
+		}
+		list = append(list, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
+	}
+	hostname := n.Labels[corev1.LabelHostname]
+	if hostname == "" {
+		hostname = n.Name
+	}
+	return append(list, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname}), nil
+}
