@@ -1,0 +1,243 @@
+// Package dns is the cluster's name server: CoreDNS as a library, one
+// instance per node, listening on the node's pod gateway and published as an
+// endpoint of the Service kube-system/kube-dns. It is configured by the same
+// ConfigMaps that K3s users know (coredns, coredns-custom) and forwards to the
+// host's own resolvers, never to a public one. It must not know how the pod
+// network is made nor how the API is served. Start reading at Server, then
+// corefile.go; DESIGN.md explains what is done to a Corefile and why.
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"skiff/pkg/component"
+)
+
+// DefaultPort is the UDP and TCP port of the name server on the pod gateway.
+// It is not 53, so that a name server of the host that listens on every
+// address does not get in the way; kube-proxy translates.
+const DefaultPort = 10053
+
+// Notes takes lines for `skiff status`; status.Notes satisfies it.
+type Notes interface {
+	Set(key, message string)
+	Clear(key string)
+}
+
+// Options say how to run the name server. All fields are needed unless a
+// default is given.
+type Options struct {
+	// NodeName names the EndpointSlice kube-dns-<NodeName> and its owner.
+	NodeName string
+	// Kubeconfig is the file with the credentials for watching Services,
+	// EndpointSlices and Namespaces and writing the EndpointSlice.
+	Kubeconfig string
+	// Dir is a directory of our own for the files a Corefile refers to.
+	Dir string
+	// ClusterDomain is the zone of the cluster, without the final dot.
+	ClusterDomain string
+	// ServiceIPs are the addresses of the Service kube-dns. A host that uses
+	// them as its resolver would make us ask ourselves.
+	ServiceIPs []netip.Addr
+	// ResolvConf is the file with the host's resolvers; SystemdResolvConf the
+	// one where systemd-resolved keeps the real list when ResolvConf names its
+	// stub only.
+	ResolvConf, SystemdResolvConf string
+	// Address blocks until the address to listen on exists.
+	Address func(ctx context.Context) (netip.Addr, error)
+	// Port is the preferred port; another one is taken when it is in use.
+	// Default: DefaultPort.
+	Port uint16
+	// Allow limits who may ask, when not empty.
+	Allow []netip.Prefix
+	// Disabled makes Run remove what an earlier run published and do nothing.
+	Disabled bool
+	// Notes may be nil.
+	Notes  Notes
+	Logger *slog.Logger
+}
+
+// Server is the component. Make it with New.
+type Server struct {
+	o Options
+
+	mu      sync.Mutex
+	listen  netip.AddrPort // guarded by mu; zero until listening
+	problem string         // guarded by mu; what Ready says before listening
+}
+
+var (
+	_ component.Component = (*Server)(nil)
+	_ component.Readier   = (*Server)(nil)
+)
+
+// New returns a Server that has not started anything.
+func New(o Options) *Server {
+	if o.Port == 0 {
+		o.Port = DefaultPort
+	}
+	if o.Notes == nil {
+		o.Notes = noNotes{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{o: o, problem: "not started"}
+}
+
+// Name implements component.Component.
+func (s *Server) Name() string { return "dns" }
+
+// Run implements component.Component.
+func (s *Server) Run(ctx context.Context) error {
+	client, err := newClient(s.o.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("make client for cluster DNS: %w", err)
+	}
+	if s.o.Disabled {
+		if err := retryUntil(ctx, s.o.Logger, "remove the endpoint of cluster DNS", func(ctx context.Context) error {
+			return unpublish(ctx, client, s.o.NodeName)
+		}); err != nil {
+			return nil
+		}
+		<-ctx.Done()
+		return nil
+	}
+	s.setProblem("waiting for the address of the pod network")
+	addr, err := s.o.Address(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("get address for cluster DNS: %w", err)
+	}
+	listen, err := choosePort(ctx, addr, s.o.Port)
+	if err != nil {
+		return err
+	}
+	return s.serve(ctx, client, listen)
+}
+
+// serve runs the inputs, the publisher and CoreDNS until ctx ends.
+func (s *Server) serve(ctx context.Context, client *client, listen netip.AddrPort) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+
+	changed := make(chan struct{}, 1)
+	kick := func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	resolvers := &resolvers{file: s.o.ResolvConf, systemd: s.o.SystemdResolvConf, changed: kick, logger: s.o.Logger}
+	wg.Go(func() { resolvers.watch(ctx) })
+
+	s.setProblem("waiting for permission to watch Services; group " + agentsGroup + " needs the bundled RBAC rules")
+	client.waitAllowed(ctx, firstWait)
+	in := newInputs(client, kick)
+	wg.Go(func() { in.run(ctx) })
+	s.setProblem("waiting for the API server")
+	in.waitSynced(ctx, firstWait)
+
+	eng := &engine{o: s.o, listen: listen, report: reporter{client: client, notes: s.o.Notes, logger: s.o.Logger}}
+	defer eng.stop()
+	s.setProblem("starting CoreDNS")
+	if err := eng.apply(ctx, in.snapshot(), resolvers.list(s.own(listen))); err != nil {
+		return err
+	}
+	s.setListening(listen)
+	s.o.Logger.Info("cluster DNS is listening", "address", listen, "domain", s.o.ClusterDomain)
+	wg.Go(func() { publish(ctx, client, s.o, listen) })
+
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+		if !settle(ctx, changed, settleTime) {
+			return nil
+		}
+		if err := eng.apply(ctx, in.snapshot(), resolvers.list(s.own(listen))); err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	// firstWait bounds how long the start waits for the API: without it names
+	// outside the cluster are resolved all the same.
+	firstWait = 10 * time.Second
+	// settleTime lets several changes become one restart of CoreDNS.
+	settleTime = 200 * time.Millisecond
+)
+
+// own lists the addresses that lead back to this name server.
+func (s *Server) own(listen netip.AddrPort) []netip.Addr {
+	return append([]netip.Addr{listen.Addr()}, s.o.ServiceIPs...)
+}
+
+// settle waits until changed has been quiet for d. It returns false when ctx
+// ended first.
+func settle(ctx context.Context, changed <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-changed:
+			t.Reset(d)
+		case <-t.C:
+			return true
+		}
+	}
+}
+
+// Ready implements component.Readier: it asks our own socket for the name of
+// the API's Service.
+func (s *Server) Ready(ctx context.Context) error {
+	if s.o.Disabled {
+		return nil
+	}
+	s.mu.Lock()
+	listen, problem := s.listen, s.problem
+	s.mu.Unlock()
+	if !listen.IsValid() {
+		return errors.New(problem)
+	}
+	return probe(ctx, listen, "kubernetes.default.svc."+s.o.ClusterDomain+".")
+}
+
+// Listening returns where the name server listens; the zero value means not yet.
+func (s *Server) Listening() netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listen
+}
+
+func (s *Server) setProblem(p string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.problem = p
+}
+
+func (s *Server) setListening(a netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listen = a
+}
+
+type noNotes struct{}
+
+func (noNotes) Set(string, string) {}
+func (noNotes) Clear(string)       {}

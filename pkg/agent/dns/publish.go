@@ -1,0 +1,115 @@
+package dns
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	discoveryac "k8s.io/client-go/applyconfigurations/discovery/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	serviceName  = "kube-dns"
+	fieldManager = "skiff-dns"
+	managedBy    = "dns.skiff.dev"
+)
+
+// sliceName is the name of the EndpointSlice of one node.
+func sliceName(node string) string { return serviceName + "-" + node }
+
+// publish keeps the EndpointSlice of this node as it should be until ctx ends.
+// It is re-created when somebody deletes it. It is not removed at the end: pods
+// keep running while skiff restarts, and the same address is used again.
+func publish(ctx context.Context, c *client, o Options, listen netip.AddrPort) {
+	lw := cache.NewListWatchFromClient(c.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceSystem,
+		fields.OneTermEqualSelector("metadata.name", sliceName(o.NodeName)))
+	informer := cache.NewSharedIndexInformer(lw, &discoveryv1.EndpointSlice{}, 0, cache.Indexers{})
+	touched := make(chan struct{}, 1)
+	touch := func() {
+		select {
+		case touched <- struct{}{}:
+		default:
+		}
+	}
+	// The error is for informers that have stopped; this one has not started.
+	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(_, n any) {
+			if s, ok := n.(*discoveryv1.EndpointSlice); ok && !pointsTo(s, listen) {
+				touch()
+			}
+		},
+		DeleteFunc: func(any) { touch() },
+	})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { informer.RunWithContext(ctx) })
+
+	for {
+		err := retryUntil(ctx, o.Logger, "publish cluster DNS", func(ctx context.Context) error {
+			return applySlice(ctx, c, o.NodeName, listen)
+		})
+		if err != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-touched:
+		}
+	}
+}
+
+// applySlice writes the EndpointSlice. It belongs to the Node, so that the
+// garbage collector removes it with the node.
+func applySlice(ctx context.Context, c *client, node string, listen netip.AddrPort) error {
+	n, err := c.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	kind := discoveryv1.AddressTypeIPv4
+	if listen.Addr().Is6() {
+		kind = discoveryv1.AddressTypeIPv6
+	}
+	port := func(name string, p corev1.Protocol) *discoveryac.EndpointPortApplyConfiguration {
+		return discoveryac.EndpointPort().WithName(name).WithProtocol(p).WithPort(int32(listen.Port()))
+	}
+	s := discoveryac.EndpointSlice(sliceName(node), metav1.NamespaceSystem).
+		WithLabels(map[string]string{discoveryv1.LabelServiceName: serviceName, discoveryv1.LabelManagedBy: managedBy}).
+		WithOwnerReferences(metaac.OwnerReference().WithAPIVersion("v1").WithKind("Node").WithName(n.Name).WithUID(n.UID)).
+		WithAddressType(kind).
+		WithPorts(port("dns", corev1.ProtocolUDP), port("dns-tcp", corev1.ProtocolTCP)).
+		WithEndpoints(discoveryac.Endpoint().WithAddresses(listen.Addr().String()).WithNodeName(node).
+			WithConditions(discoveryac.EndpointConditions().WithReady(true).WithServing(true).WithTerminating(false)))
+	_, err = c.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).Apply(ctx, s, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
+	return err
+}
+
+// pointsTo reports whether s says what applySlice wrote.
+func pointsTo(s *discoveryv1.EndpointSlice, listen netip.AddrPort) bool {
+	if len(s.Endpoints) != 1 || len(s.Endpoints[0].Addresses) != 1 || len(s.Ports) != 2 ||
+		s.Labels[discoveryv1.LabelServiceName] != serviceName {
+		return false
+	}
+	for _, p := range s.Ports {
+		if p.Port == nil || *p.Port != int32(listen.Port()) {
+			return false
+		}
+	}
+	return s.Endpoints[0].Addresses[0] == listen.Addr().String()
+}
+
+// unpublish removes the EndpointSlice.
+func unpublish(ctx context.Context, c *client, node string) error {
+	err := c.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).Delete(ctx, sliceName(node), metav1.DeleteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

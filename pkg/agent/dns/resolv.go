@@ -1,0 +1,178 @@
+package dns
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// maxResolvers bounds the upstreams; the forward plug-in refuses more than 15.
+const maxResolvers = 8
+
+// resolvers knows whom the host asks. It reads files only; it never falls back
+// to a resolver that nobody configured.
+type resolvers struct {
+	file, systemd string
+	changed       func()
+	logger        *slog.Logger
+}
+
+// list returns the host's resolvers, without those in own, which would make us
+// ask ourselves.
+func (r *resolvers) list(own []netip.Addr) []string {
+	servers := r.read(r.file)
+	if slices.ContainsFunc(servers, isSystemdStub) {
+		if real := r.read(r.systemd); len(real) > 0 {
+			servers = real
+		}
+	}
+	return filterResolvers(servers, own)
+}
+
+func (r *resolvers) read(file string) []netip.Addr {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			r.logger.Warn("resolver file is left out", "file", file, "error", err)
+		}
+		return nil
+	}
+	return parseResolvConf(b)
+}
+
+// parseResolvConf returns the nameserver lines of resolv.conf(5) that are
+// addresses.
+func parseResolvConf(b []byte) []netip.Addr {
+	var out []netip.Addr
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		f := strings.Fields(sc.Text())
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(f[1]); err == nil {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
+}
+
+// isSystemdStub reports whether a is one of the addresses on which
+// systemd-resolved itself answers (resolved.conf(5), DNSStubListener).
+func isSystemdStub(a netip.Addr) bool {
+	return a == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || a == netip.AddrFrom4([4]byte{127, 0, 0, 54})
+}
+
+// filterResolvers leaves out own and what cannot be asked. Other loopback
+// resolvers stay: we run in the host's network, where they answer.
+func filterResolvers(servers, own []netip.Addr) []string {
+	var out []string
+	for _, a := range servers {
+		if a.IsUnspecified() || a.IsMulticast() || slices.Contains(own, a.WithZone("")) || slices.Contains(out, a.String()) {
+			continue
+		}
+		if len(out) == maxResolvers {
+			break
+		}
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// watch calls changed whenever one of the resolver files may have changed, until
+// ctx ends. The directories are watched, so that files may come, go and be
+// replaced. It holds no lock and polls nothing.
+func (r *resolvers) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := r.watchOnce(ctx); err != nil {
+			r.logger.Warn("changes of the host's resolvers are not seen for a while", "error", err)
+			wait(ctx, time.Minute)
+		}
+	}
+}
+
+func (r *resolvers) watchOnce(ctx context.Context) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	names := r.names()
+	watched := false
+	for _, n := range names {
+		if err := w.Add(filepath.Dir(n)); err == nil {
+			watched = true
+		}
+	}
+	if !watched {
+		return errors.New("no directory of a resolver file can be watched")
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-w.Errors:
+			return err
+		case ev := <-w.Events:
+			if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, ev.Name) }) {
+				continue
+			}
+			r.changed()
+			if !slices.Equal(names, r.names()) { // a symlink leads elsewhere now
+				return nil
+			}
+		}
+	}
+}
+
+// names lists the files whose change matters: those configured and what they
+// link to. A directory that does not exist yet is replaced by its nearest
+// parent that does.
+func (r *resolvers) names() []string {
+	var out []string
+	for _, f := range []string{r.file, r.systemd} {
+		if f == "" {
+			continue
+		}
+		out = append(out, nearest(f))
+		if real, err := filepath.EvalSymlinks(f); err == nil && real != f {
+			out = append(out, real)
+		}
+	}
+	return out
+}
+
+// nearest returns the longest leading part of f whose directory exists.
+func nearest(f string) string {
+	for {
+		dir := filepath.Dir(f)
+		if _, err := os.Stat(dir); err == nil || dir == f {
+			return f
+		}
+		f = dir
+	}
+}
+
+// wait returns after d or when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
