@@ -1,0 +1,133 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"skiff/internal/backoff"
+)
+
+// How often readiness is looked at. Until a component is ready, others wait for
+// it, so the polls are dense; later they only serve the person who asks for the
+// status, and an idle machine should stay idle.
+const (
+	pollMin      = 20 * time.Millisecond
+	pollMax      = 200 * time.Millisecond
+	pollReady    = 5 * time.Second
+	pollDegraded = time.Second
+	checkLimit   = 10 * time.Second // for one call of Ready
+	firstWaitLog = time.Second
+	nextWaitLog  = 10 * time.Second
+)
+
+// watch follows the component's readiness until ctx ends.
+func (n *node) watch(ctx context.Context) {
+	started := time.Now()
+	nextLog := started.Add(firstWaitLog)
+	quick := backoff.Sequence{Min: pollMin, Max: pollMax}
+	wasReady := false
+	for {
+		err := n.checkOnce(ctx)
+		if ctx.Err() != nil {
+			return // Whatever the check said, it is about the stop.
+		}
+		now := time.Now()
+		var pause time.Duration
+		switch {
+		case err == nil:
+			if !wasReady {
+				n.becameReady()
+				wasReady = true
+			} else {
+				n.stillReady()
+			}
+			if n.check == nil {
+				return
+			}
+			nextLog = now
+			pause = pollReady
+		case wasReady:
+			n.enter(Degraded, err.Error())
+			pause = pollDegraded
+		default:
+			n.enter(Starting, err.Error())
+			pause = quick.Next()
+		}
+		if err != nil && !now.Before(nextLog) {
+			n.logMissing(err, wasReady, now.Sub(started))
+			nextLog = now.Add(nextWaitLog)
+		}
+		if !wait(ctx, pause) {
+			return
+		}
+	}
+}
+
+// logMissing says what keeps the component from being ready.
+func (n *node) logMissing(err error, wasReady bool, waited time.Duration) {
+	if wasReady {
+		n.logger.Warn("not ready any more", "missing", err)
+		return
+	}
+	n.logger.Info("waiting for "+n.name, "missing", err, "waited", waited.Round(time.Millisecond))
+}
+
+// checkOnce calls Ready with a limit, so that a check which hangs shows as
+// such, and makes an error of a panic.
+func (n *node) checkOnce(ctx context.Context) error {
+	if n.check == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	err := guard(ctx, n.check)
+	if p, ok := errors.AsType[*PanicError](err); ok {
+		n.logger.Debug("readiness check panicked", "stack", string(p.Stack))
+		return fmt.Errorf("readiness check panicked: %v", p.Value)
+	}
+	return err
+}
+
+// becameReady marks the first time in this run.
+func (n *node) becameReady() {
+	var after time.Duration
+	n.update(func(st *Status) {
+		after = time.Since(st.Started)
+		st.ReadyAfter = max(after, 1) // 0 means not ready; a fake clock may not have moved.
+		st.enter(Ready, "")
+		select {
+		case <-n.ready: // It was ready in an earlier run.
+		default:
+			close(n.ready)
+		}
+	})
+	n.logger.Info("ready", "after", after.Round(time.Millisecond))
+}
+
+// stillReady ends a degradation where there was one.
+func (n *node) stillReady() {
+	var since time.Time
+	n.update(func(st *Status) {
+		if st.State == Degraded {
+			since = st.Since
+			st.enter(Ready, "")
+		}
+	})
+	if !since.IsZero() {
+		n.logger.Info("ready again", "after", time.Since(since).Round(time.Millisecond))
+	}
+}
+
+// wait reports false when ctx ended before d had passed.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
