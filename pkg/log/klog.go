@@ -1,0 +1,162 @@
+package log
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+)
+
+// BridgeKlog sends everything the Kubernetes libraries log through klog to l,
+// with the component told by the package the record is from. Records of
+// V(n) with n > 0 are written as Debug when n ≤ verbosity, whether or not l
+// has Debug enabled: who asks for v=4 is to see it. It is called once, before
+// anything logs.
+func BridgeKlog(l *slog.Logger, verbosity int) {
+	// klog's own V check is set by its flag alone. The flag set is ours, so
+	// the process's command line is not touched, and the value is a number.
+	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(fs)
+	_ = fs.Set("v", strconv.Itoa(verbosity))
+
+	h := &klogHandler{next: l.Handler(), verbosity: verbosity}
+	klog.SetLoggerWithOptions(logr.FromSlogHandler(h),
+		klog.ContextualLogger(true),
+		klog.WriteKlogBuffer(h.writeBuffer))
+}
+
+// klogHandler adapts logr's levels, 0 and below for V(0) and up, and adds the
+// component.
+type klogHandler struct {
+	next      slog.Handler
+	verbosity int
+}
+
+var _ slog.Handler = (*klogHandler)(nil)
+
+func (h *klogHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	if l < slog.LevelInfo {
+		return int(-l) <= h.verbosity
+	}
+	return h.next.Enabled(ctx, l)
+}
+
+func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelInfo {
+		r.Level = slog.LevelDebug
+	}
+	r = r.Clone()
+	if c := componentAt(r.PC); c != "" {
+		r.AddAttrs(slog.String(ComponentKey, c))
+	}
+	return h.next.Handle(ctx, r)
+}
+
+func (h *klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &klogHandler{next: h.next.WithAttrs(attrs), verbosity: h.verbosity}
+}
+
+func (h *klogHandler) WithGroup(name string) slog.Handler {
+	return &klogHandler{next: h.next.WithGroup(name), verbosity: h.verbosity}
+}
+
+// writeBuffer takes the lines of the unstructured calls (Infof, Warningf …).
+// As text they still carry their severity, which klog drops when it calls a
+// logr.Logger: a warning would become an Info.
+func (h *klogHandler) writeBuffer(line []byte) {
+	level, message := parseKlogLine(line)
+	ctx := context.Background()
+	if !h.next.Enabled(ctx, level) {
+		return
+	}
+	// The error has nowhere to go: this is the log.
+	_ = h.Handle(ctx, slog.NewRecord(time.Now(), level, message, callerOutside(klogPackage)))
+}
+
+// parseKlogLine reads "W0102 15:04:05.000000    1234 file.go:12] message". A
+// line without that header is an Info.
+func parseKlogLine(line []byte) (slog.Level, string) {
+	level := slog.LevelInfo
+	head, message, ok := bytes.Cut(line, []byte("] "))
+	if !ok || len(head) < 5 || bytes.ContainsRune(head, '\n') {
+		return level, string(bytes.TrimSpace(line))
+	}
+	switch head[0] {
+	case 'W':
+		level = slog.LevelWarn
+	case 'E', 'F':
+		level = slog.LevelError
+	case 'I':
+	default:
+		message = line
+	}
+	return level, string(bytes.TrimSpace(message))
+}
+
+const klogPackage = "k8s.io/klog/v2"
+
+// callerOutside returns the first frame that is neither here nor in pkg.
+func callerOutside(pkg string) uintptr {
+	var pcs [16]uintptr
+	n := runtime.Callers(3, pcs[:])
+	for _, pc := range pcs[:n] {
+		if name := functionAt(pc); !strings.HasPrefix(name, pkg) && !strings.HasPrefix(name, "skiff/pkg/log.") {
+			return pc
+		}
+	}
+	return 0
+}
+
+func functionAt(pc uintptr) string {
+	if pc == 0 {
+		return ""
+	}
+	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
+	return frame.Function
+}
+
+// components maps package prefixes to component names; the first that fits
+// counts. Libraries that several components share have a name of their own.
+var components = []struct{ prefix, name string }{
+	{"k8s.io/kubernetes/pkg/kubelet", "kubelet"},
+	{"k8s.io/kubernetes/cmd/kubelet", "kubelet"},
+	{"k8s.io/kubernetes/pkg/volume", "kubelet"},
+	{"k8s.io/kubernetes/pkg/proxy", "kube-proxy"},
+	{"k8s.io/kubernetes/cmd/kube-proxy", "kube-proxy"},
+	{"sigs.k8s.io/knftables", "kube-proxy"},
+	{"k8s.io/kubernetes/pkg/scheduler", "kube-scheduler"},
+	{"k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"},
+	{"k8s.io/kubernetes/pkg/controller/", "kube-controller-manager"},
+	{"k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager"},
+	{"k8s.io/controller-manager", "kube-controller-manager"},
+	{"k8s.io/endpointslice", "kube-controller-manager"},
+	{"k8s.io/kubernetes/pkg/controlplane", "kube-apiserver"},
+	{"k8s.io/kubernetes/pkg/registry", "kube-apiserver"},
+	{"k8s.io/kubernetes/pkg/kubeapiserver", "kube-apiserver"},
+	{"k8s.io/kubernetes/plugin/", "kube-apiserver"},
+	{"k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"},
+	{"k8s.io/apiserver", "kube-apiserver"},
+	{"k8s.io/apiextensions-apiserver", "kube-apiserver"},
+	{"k8s.io/kube-aggregator", "kube-apiserver"},
+	{"k8s.io/cloud-provider", "cloud"},
+	{"github.com/flannel-io/flannel", "flannel"},
+	{"k8s.io/client-go", "client-go"},
+	{"k8s.io/", "kubernetes"},
+}
+
+func componentAt(pc uintptr) string {
+	function := functionAt(pc)
+	for _, c := range components {
+		if strings.HasPrefix(function, c.prefix) {
+			return c.name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,89 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"skiff/internal/backoff"
+)
+
+// Errors that decide the exit code of `skiff status`.
+var (
+	ErrNotRunning = errors.New("skiff is not running")
+	ErrNotReady   = errors.New("skiff is not ready")
+)
+
+// Client asks the skiff that listens on a socket.
+type Client struct {
+	Socket string // paths.Layout.StatusSocket
+}
+
+// Get returns the report as it is now. If nobody answers at the socket the
+// error is ErrNotRunning.
+func (c *Client) Get(ctx context.Context) (*Report, error) {
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
+		},
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://skiff/status", nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask for status: %w", err)
+	}
+	resp, err := tr.RoundTrip(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w (no socket at %s)", ErrNotRunning, c.Socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("%w (nobody listens on %s)", ErrNotRunning, c.Socket)
+	case err != nil:
+		return nil, fmt.Errorf("ask %s for status: %w", c.Socket, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask %s for status: %s", c.Socket, resp.Status)
+	}
+	var r Report
+	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
+		return nil, fmt.Errorf("read status from %s: %w", c.Socket, err)
+	}
+	return &r, nil
+}
+
+// askLimit bounds one question of Wait, so that a skiff which hangs does not
+// outlast the caller's patience unnoticed.
+const askLimit = 5 * time.Second
+
+// Wait asks until skiff is ready or ctx ends; skiff need not be running yet. It
+// returns the last report it got, or nil, also beside an error: ErrNotReady
+// when ctx ended with skiff running, else the error of the last Get.
+func (c *Client) Wait(ctx context.Context) (*Report, error) {
+	var last *Report
+	pause := backoff.Sequence{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}
+	for {
+		askCtx, cancel := context.WithTimeout(ctx, askLimit)
+		r, err := c.Get(askCtx)
+		cancel()
+		switch {
+		case err == nil && r.Ready:
+			return r, nil
+		case err == nil:
+			last, err = r, ErrNotReady
+		case ctx.Err() != nil && last != nil:
+			err = ErrNotReady // The question was cut off by the deadline.
+		case errors.Is(err, ErrNotRunning):
+			last = nil // What it said before it ended is history.
+		}
+		if waitErr := pause.Wait(ctx); waitErr != nil {
+			return last, err
+		}
+	}
+}

@@ -1,0 +1,82 @@
+// Package status tells other processes on the host how this skiff is: a JSON
+// report over a unix socket, its client, and the table a person reads. It knows
+// components only by their Status. Start reading at Report, then Server.
+package status
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"skiff/pkg/component"
+)
+
+// Report is all that can be said about one running skiff.
+type Report struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// Ready is true when every component is ready now.
+	Ready bool `json:"ready"`
+	// ReadyAfter is the time from Started until all were ready for the first
+	// time; 0 until then.
+	ReadyAfter time.Duration      `json:"readyAfter,omitempty"` // nanoseconds
+	Components []component.Status `json:"components"`
+	Notes      []Note             `json:"notes,omitempty"`
+}
+
+// Note is a line some part of skiff has for the reader of the status, such as
+// a manifest that does not parse. Notes do not influence Ready.
+type Note struct {
+	Key     string    `json:"key"`
+	Message string    `json:"message"`
+	Since   time.Time `json:"since"`
+}
+
+// Notes is where parts of skiff leave their notes. The key identifies a note:
+// setting it again replaces the message.
+type Notes interface {
+	Set(key, message string)
+	Clear(key string)
+}
+
+// NoteBook is the Notes of a Server. The zero NoteBook is empty and usable.
+type NoteBook struct {
+	mu    sync.Mutex
+	notes map[string]Note
+}
+
+var _ Notes = (*NoteBook)(nil)
+
+// Set adds or replaces a note. Repeating the message keeps its time.
+func (b *NoteBook) Set(key, message string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if old, ok := b.notes[key]; ok && old.Message == message {
+		return
+	}
+	if b.notes == nil {
+		b.notes = make(map[string]Note)
+	}
+	b.notes[key] = Note{Key: key, Message: message, Since: time.Now()}
+}
+
+// Clear removes a note; one that is not there is no error.
+func (b *NoteBook) Clear(key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.notes, key)
+}
+
+// List returns the notes sorted by key.
+func (b *NoteBook) List() []Note {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := make([]Note, 0, len(b.notes))
+	for _, n := range b.notes {
+		list = append(list, n)
+	}
+	slices.SortFunc(list, func(x, y Note) int { return strings.Compare(x.Key, y.Key) })
+	return list
+}
