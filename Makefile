@@ -1,0 +1,123 @@
+# `make help` lists what this file can do. Real files are targets, so nothing
+# is built twice; payload/payload.mk builds what bin/skiff carries.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+MAKEFLAGS += --no-builtin-rules
+
+# --- how skiff is compiled ---------------------------------------------------
+# One set of flags for build, vet and test: any other compiles Kubernetes again.
+TAGS := osusergo,netgo,sqlite_omit_load_extension,grpcnotrace
+export GOFLAGS := -buildvcs=false -trimpath -tags=$(TAGS)
+export CGO_CFLAGS := -O2 -DSQLITE_DQS=0 -DSQLITE_DEFAULT_MEMSTATUS=0 -DSQLITE_OMIT_SHARED_CACHE
+export CGO_ENABLED := 1
+export GOTOOLCHAIN ?= local
+
+# --- versions: from go.mod and git, never from the clock ----------------------
+module_version = $(shell sed -n 's|^.*[[:space:]]$(1) \(v[^ ]*\).*|\1|p' go.mod | head -n 1)
+KUBERNETES_VERSION := $(call module_version,k8s.io/kubernetes)
+CONTAINERD_VERSION := $(call module_version,github.com/containerd/containerd/v2)
+CNI_VERSION := $(call module_version,github.com/containernetworking/plugins)
+
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+COMMIT_DATE := $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo $(KUBERNETES_VERSION)+skiff1)
+
+KUBERNETES_STAMP := gitVersion=$(KUBERNETES_VERSION)+skiff1 gitMajor=$(word 1,$(subst ., ,$(KUBERNETES_VERSION:v%=%))) \
+	gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))) gitCommit=$(COMMIT) gitTreeState=clean buildDate=$(COMMIT_DATE)
+LDFLAGS := -s -w -linkmode external -extldflags "-static -no-pie" \
+	$(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,$(foreach s,$(KUBERNETES_STAMP),-X $(p).$(s))) \
+	-X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD_VERSION) \
+	-X skiff/pkg/version.Version=$(VERSION) -X skiff/pkg/version.Commit=$(COMMIT) -X skiff/pkg/version.BuildDate=$(COMMIT_DATE)
+
+# --- what an executable depends on --------------------------------------------
+# Written only when it changes: a removed file or another commit must relink.
+SOURCES := $(sort $(shell find cmd internal pkg manifests -type f ! -name '*_test.go' ! -path '*/testdata/*' ! -name '.*' 2>/dev/null))
+NEEDS := build/needs.stamp
+$(shell mkdir -p build; printf '%s\n' $(SOURCES) '$(VERSION) $(COMMIT)' | cmp -s - build/inputs || printf '%s\n' $(SOURCES) '$(VERSION) $(COMMIT)' > build/inputs)
+
+.PHONY: build
+build: bin/skiff ## Build bin/skiff, one static executable (the default).
+
+bin/skiff: build/skiff build/pack
+include payload/payload.mk
+bin/skiff: $(PAYLOAD_FILES)
+	@mkdir -p $(@D)
+	build/pack build/skiff $(PAYLOAD) $@
+
+build/skiff: $(SOURCES) build/inputs go.mod go.sum Makefile | $(NEEDS)
+	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
+
+build/pack: payload/pack/main.go $(wildcard pkg/payload/*.go) go.mod
+	CGO_ENABLED=0 go build -o $@ ./payload/pack
+
+$(NEEDS): scripts/needs.sh
+	@scripts/needs.sh
+	@mkdir -p $(@D) && touch $@
+
+.PHONY: run
+run: bin/skiff ## Build, then run a server in the foreground (root).
+	exec bin/skiff server
+
+# --- tests ----------------------------------------------------------------------
+TEST_TIMEOUT := 60m
+E2E := ./test/e2e/...
+UNIT = $$(go list ./... | grep -v '^skiff/test/e2e')
+
+.PHONY: test
+test: bin/skiff ## Everything CI runs: vet, unit tests and e2e (root).
+	go vet ./...
+	go test -timeout $(TEST_TIMEOUT) -p 1 ./...
+
+.PHONY: unit
+unit: | $(NEEDS) ## The tests beside the code.
+	go test $(UNIT)
+
+.PHONY: e2e
+e2e: bin/skiff ## The scenarios of test/e2e, RUN=regexp for some (root).
+	go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' $(E2E)
+
+.PHONY: conformance
+conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).
+	FOCUS='$(FOCUS)' test/conformance/run.sh
+
+.PHONY: bench
+bench: bin/skiff ## Measure start time, memory, CPU and writes; prints JSON (root).
+	go run ./test/bench
+
+# --- checks and generated files ---------------------------------------------------
+.PHONY: lint
+lint: build/tools/golangci-lint | $(NEEDS) ## Run golangci-lint with our rules.
+	build/tools/golangci-lint run --timeout 30m
+
+.PHONY: fmt
+fmt: build/tools/golangci-lint ## Format the Go files as lint wants them.
+	build/tools/golangci-lint fmt
+
+build/tools/golangci-lint: tools.mod tools.sum
+	GOFLAGS=-trimpath CGO_ENABLED=0 go build -modfile=tools.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: bin/skiff ## Rewrite docs/reference/flags.md.
+	@mkdir -p docs/reference
+	bin/skiff generate-docs > build/flags.md
+	mv build/flags.md docs/reference/flags.md
+
+.PHONY: release-size
+release-size: bin/skiff ## Print the size of bin/skiff, raw and as downloaded.
+	@printf '%-28s %12d bytes\n' 'bin/skiff' "$$(stat -c %s bin/skiff)" 'without payload' "$$(stat -c %s build/skiff)"
+	@printf '%-28s %12d bytes\n' 'bin/skiff, xz -6' "$$(xz -6 -T0 -c bin/skiff | wc -c)"
+
+.PHONY: print-env
+print-env: ## Print the flags every go command here uses, for a shell to eval.
+	@printf 'export %s\n' "GOFLAGS='$(GOFLAGS)'" "CGO_CFLAGS='$(CGO_CFLAGS)'" "CGO_ENABLED=$(CGO_ENABLED)"
+
+.PHONY: clean
+clean: ## Remove bin and build; Go's cache stays.
+	rm -rf bin build
+
+.PHONY: help
+help: ## List the targets.
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16 | sort

@@ -1,0 +1,49 @@
+#!/bin/sh
+# needs.sh: install what building and testing skiff need on a Debian machine.
+# What is there is left alone; on other machines, or without root, it only says
+# what is missing. The Makefile runs it once (build/needs.stamp).
+set -eu
+
+# package|a file or command that shows it is there
+needs='gcc|cmd:gcc
+libc6-dev|file:/usr/include/stdlib.h
+git|cmd:git
+file|cmd:file
+binutils|cmd:readelf
+libseccomp-dev|cc:-lseccomp
+xz-utils|cmd:xz
+busybox-static|static:/bin/busybox
+debian-archive-keyring|file:/usr/share/keyrings/debian-archive-keyring.gpg'
+
+present() {
+	case $1 in
+	cmd:*) command -v "${1#cmd:}" >/dev/null ;;
+	file:*) [ -e "${1#file:}" ] ;;
+	static:*) [ -x "${1#static:}" ] && file -L "${1#static:}" 2>/dev/null | grep -q 'statically linked' ;;
+	cc:*) echo 'int main(void){return 0;}' | gcc -static -x c - "${1#cc:}" -o /dev/null 2>/dev/null ;;
+	esac
+}
+
+if ! command -v go >/dev/null; then
+	echo "needs: go is missing; install the version go.mod names from https://go.dev/dl/" >&2
+	exit 1
+fi
+
+missing=$(echo "$needs" | while IFS='|' read -r package sign; do
+	present "$sign" || printf '%s ' "$package"
+done)
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+	echo "needs: missing $missing(Debian's package names); install them and run make again" >&2
+	exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+	echo "needs: missing $missing; run: sudo apt-get install $missing" >&2
+	exit 1
+fi
+echo "needs: installing $missing" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+# shellcheck disable=SC2086 # a list of words
+apt-get -qq install -y --no-install-recommends $missing >/dev/null
