@@ -1,0 +1,61 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSummary(t *testing.T) {
+	f := figures{}
+	for _, v := range []float64{3, 1, 2} {
+		f.add("x", "s", v)
+	}
+	want := figures{"x": {Unit: "s", Median: 2, Min: 1, Max: 3, Values: []float64{3, 1, 2}}}
+	if diff := cmp.Diff(want, f.summary()); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	values := make([]float64, 50)
+	for i := range values {
+		values[i] = float64(i + 1)
+	}
+	for q, want := range map[float64]float64{0: 1, 0.5: 26, 0.99: 50, 1: 50} {
+		if got := quantile(values, q); got != want {
+			t.Errorf("quantile %v = %v, want %v", q, got, want)
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for raw, want := range map[string]time.Duration{`1500000000`: 1500 * time.Millisecond, `"1.5s"`: 1500 * time.Millisecond, `"x"`: -1, ``: -1} {
+		got, ok := duration(json.RawMessage(raw))
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("duration(%s) = %v, want %v", raw, got, want)
+		}
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"skiff", "server"}, "skiff"},
+		{[]string{"containerd", "-c", "x"}, "containerd"},
+		{[]string{"/usr/local/bin/skiff", "containerd"}, "containerd"},
+		{[]string{"/var/lib/skiff/bin/containerd-shim-runc-v2", "-id"}, "shim"},
+		{[]string{"sh"}, "other"},
+	} {
+		if got := kindOf(c.args); got != c.want {
+			t.Errorf("kindOf(%v) = %s, want %s", c.args, got, c.want)
+		}
+	}
+}
