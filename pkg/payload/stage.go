@@ -94,9 +94,8 @@ func identical(target string, e *zip.File) (bool, error) {
 	return sum.Sum32() == e.CRC32, nil
 }
 
-// write unpacks the entry beside target and renames it over target. The data
-// is not synced: after a power cut identical notices what is missing, and
-// waiting for the disk would delay every first start.
+// write unpacks the entry beside target and renames it over target. The data is
+// synced first, so that no power cut leaves a name without its contents.
 func write(target string, e *zip.File) (err error) {
 	dir := filepath.Dir(target)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -124,6 +123,9 @@ func write(target string, e *zip.File) (err error) {
 		return fmt.Errorf("unpack %s: %w", e.Name, err)
 	}
 	if err := out.Chmod(staged); err != nil {
+		return err
+	}
+	if err := out.Sync(); err != nil {
 		return err
 	}
 	if err := out.Close(); err != nil {
