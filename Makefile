@@ -64,7 +64,7 @@ run: bin/skiff ## Build, then run a server in the foreground (root).
 # --- tests ----------------------------------------------------------------------
 TEST_TIMEOUT := 60m
 E2E := ./test/e2e/...
-UNIT = $$(go list ./... | grep -v '^skiff/test/e2e')
+UNIT = $$(go list ./... | grep -v '^skiff/test/')
 
 .PHONY: test
 test: bin/skiff ## Everything CI runs: vet, unit tests and e2e (root).

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -27,18 +25,6 @@ func TestQuantile(t *testing.T) {
 	for q, want := range map[float64]float64{0: 1, 0.5: 26, 0.99: 50, 1: 50} {
 		if got := quantile(values, q); got != want {
 			t.Errorf("quantile %v = %v, want %v", q, got, want)
-		}
-	}
-}
-
-func TestDuration(t *testing.T) {
-	for raw, want := range map[string]time.Duration{`1500000000`: 1500 * time.Millisecond, `"1.5s"`: 1500 * time.Millisecond, `"x"`: -1, ``: -1} {
-		got, ok := duration(json.RawMessage(raw))
-		if !ok {
-			got = -1
-		}
-		if got != want {
-			t.Errorf("duration(%s) = %v, want %v", raw, got, want)
 		}
 	}
 }

@@ -191,39 +191,26 @@ func (n *node) sequentialPods(count int) {
 	n.f.add("pod create to Running p99", "s", quantile(sorted, 0.99))
 }
 
-// components adds what skiff says about its own start.
+// components adds what skiff says about its own start: when each component was
+// started, which is when those it waits for were ready, and when it was ready.
 func (n *node) components(phase string) {
 	var report struct {
-		ReadyAfter json.RawMessage `json:"readyAfter"`
+		Started    time.Time     `json:"started"`
+		ReadyAfter time.Duration `json:"readyAfter"`
 		Components []struct {
-			Name       string          `json:"name"`
-			ReadyAfter json.RawMessage `json:"readyAfter"`
+			Name       string        `json:"name"`
+			Started    time.Time     `json:"started"`
+			ReadyAfter time.Duration `json:"readyAfter"`
 		} `json:"components"`
 	}
 	out := n.Status("-o", "json").Stdout
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		n.p.Fatalf("read skiff status: %v\n%s", err, out)
 	}
-	if d, ok := duration(report.ReadyAfter); ok {
-		n.f.add(phase+": all ready", "s", d.Seconds())
-	}
+	n.f.add(phase+": all ready", "s", report.ReadyAfter.Seconds())
 	for _, c := range report.Components {
-		if d, ok := duration(c.ReadyAfter); ok {
-			n.f.add(phase+": "+c.Name+" ready after its own start", "s", d.Seconds())
-		}
+		started := c.Started.Sub(report.Started).Seconds()
+		n.f.add(phase+": "+c.Name+" started", "s", started)
+		n.f.add(phase+": "+c.Name+" ready", "s", started+c.ReadyAfter.Seconds())
 	}
-}
-
-// duration reads a duration written as nanoseconds or as "1.2s".
-func duration(raw json.RawMessage) (time.Duration, bool) {
-	var ns int64
-	if json.Unmarshal(raw, &ns) == nil {
-		return time.Duration(ns), len(raw) > 0
-	}
-	var text string
-	if json.Unmarshal(raw, &text) != nil {
-		return 0, false
-	}
-	d, err := time.ParseDuration(text)
-	return d, err == nil
 }

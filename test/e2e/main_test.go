@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,6 +42,11 @@ func run(m *testing.M) (int, error) {
 		return 0, err
 	}
 	if toolArchive, err = images.WriteTool(repo, dir); err != nil {
+		return 0, err
+	}
+	// Scenarios wait much more than they compute.
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil

@@ -12,6 +12,7 @@ import (
 // TestNode tells the life of one node. Scenarios that do not disturb each
 // other share it and run side by side; those that stop it come last.
 func TestNode(t *testing.T) {
+	t.Parallel()
 	h := newHost(t, hosts.Named("node"))
 	h.StartServer()
 	h.WaitReady()
