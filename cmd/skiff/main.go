@@ -1,27 +1,24 @@
+// Command skiff is Kubernetes in one executable. Start reading at pkg/cli; what
+// runs in the end is put together in pkg/server and pkg/agent.
 package main
 
 import (
-	_ "github.com/containerd/containerd/v2/client"
-	_ "github.com/containerd/containerd/v2/plugins/cri"
-	_ "github.com/containerd/containerd/v2/plugins/cri/images"
-	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
-	_ "github.com/containerd/containerd/v2/cmd/containerd/command"
-	_ "github.com/containerd/containerd/v2/cmd/ctr/app"
-	_ "github.com/coredns/coredns/core/dnsserver"
-	_ "github.com/coredns/coredns/plugin/kubernetes"
-	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"
-	_ "github.com/flannel-io/flannel/pkg/backend/hostgw"
-	_ "github.com/k3s-io/kine/pkg/server"
-	_ "github.com/k3s-io/kine/pkg/drivers/sqlite"
-	_ "github.com/mattn/go-sqlite3"
-	_ "github.com/urfave/cli/v2"
-	_ "k8s.io/cri-client/pkg"
-	_ "k8s.io/kubectl/pkg/cmd"
-	_ "k8s.io/kubernetes/cmd/kube-apiserver/app"
-	_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	_ "k8s.io/kubernetes/cmd/kube-proxy/app"
-	_ "k8s.io/kubernetes/cmd/kube-scheduler/app"
-	_ "k8s.io/kubernetes/cmd/kubelet/app"
+	"context"
+	"os"
+
+	"skiff/pkg/applet"
+	"skiff/pkg/cli"
 )
 
-func main() {}
+func main() {
+	os.Exit(run(os.Args))
+}
+
+// run chooses between skiff and the programs it contains before anything else
+// happens, because those must start fast and parse their own flags.
+func run(args []string) int {
+	if a, rest := applet.Find(applet.Table(), args); a != nil {
+		return a.Main(rest)
+	}
+	return cli.Run(context.Background(), args)
+}

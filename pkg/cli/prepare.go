@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"skiff/internal/lockfile"
+	"skiff/pkg/config"
+	"skiff/pkg/preflight"
+	"skiff/pkg/version"
+)
+
+// kubeletPort is where the kubelet serves logs and exec to the API server.
+const kubeletPort = 10250
+
+// prepare checks the machine and takes the data directory. The only thing it
+// makes is that directory with its lock, and only when nothing stands in the
+// way. The lock comes before the ports, because a second skiff is the likely
+// reason for both.
+func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err error) {
+	node := cfg.Role == config.RoleAgent || !cfg.Server.DisableAgent
+	built, err := time.Parse(time.RFC3339, version.BuildDate)
+	if err != nil {
+		built = time.Time{} // not stamped
+	}
+	warnings, err = preflight.Host(preflight.Options{
+		DataDir:   cfg.DataDir,
+		RunDir:    cfg.Paths.Run,
+		Node:      node,
+		Overlayfs: cfg.Node.Snapshotter == "overlayfs",
+		BuildTime: built,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("make --data-dir: %w", err)
+	}
+	lock, err = lockfile.Acquire(cfg.Paths.LockFile())
+	var held *lockfile.HeldError
+	if errors.As(err, &held) {
+		return nil, nil, fmt.Errorf("another skiff (process %d) uses --data-dir %s; stop it first, or choose another directory", held.PID, cfg.DataDir)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("take --data-dir: %w", err)
+	}
+	if err := preflight.Ports(ports(cfg, node)); err != nil {
+		return nil, nil, errors.Join(err, lock.Release())
+	}
+	return lock, warnings, nil
+}
+
+// ports lists what must be free. A kubelet port that the user chose is left to
+// the kubelet.
+func ports(cfg config.Completed, node bool) []preflight.Port {
+	var out []preflight.Port
+	if cfg.Role == config.RoleServer {
+		out = append(out, preflight.Port{
+			Address: netip.AddrPortFrom(cfg.Server.BindAddress, uint16(cfg.Server.Port)),
+			For:     "the API, see --https-listen-port",
+		})
+	}
+	chosen := slices.ContainsFunc(cfg.Extra.Kubelet, func(a string) bool { return strings.HasPrefix(a, "port=") })
+	if node && !chosen {
+		out = append(out, preflight.Port{
+			Address: netip.AddrPortFrom(netip.IPv4Unspecified(), kubeletPort),
+			For:     "the kubelet, see --kubelet-arg port=",
+		})
+	}
+	return out
+}

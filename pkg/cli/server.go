@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"skiff/pkg/component"
+	"skiff/pkg/config"
+	"skiff/pkg/log"
+	"skiff/pkg/notify"
+	"skiff/pkg/status"
+	"skiff/pkg/version"
+)
+
+// stopLimit is how long an orderly stop may take in all.
+const stopLimit = 10 * time.Second
+
+func serverCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "server",
+		Usage: "run the control plane, and by default a node, on this machine",
+		Flags: optionFlags(config.RoleServer),
+		Action: func(c *cli.Context) error {
+			completed, origins, err := load(c, config.RoleServer)
+			if err != nil {
+				return err
+			}
+			return serve(c.Context, completed, origins, c.App.ErrWriter)
+		},
+	}
+}
+
+// serve runs a server until a signal or a failure ends it. The first SIGTERM
+// or SIGINT stops it in order; a second one takes the process down as if
+// nobody had asked for the first.
+func serve(ctx context.Context, cfg config.Completed, origins config.Origins, stderr io.Writer) (err error) {
+	ctx, restore := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer restore()
+	context.AfterFunc(ctx, restore)
+
+	lock, warnings, err := prepare(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
+	tuneRuntime()
+	logger, logFile, err := log.New(log.Options{Debug: cfg.Log.Debug, File: cfg.Log.File, Writer: stderr})
+	if err != nil {
+		return fmt.Errorf("open --log: %w", err)
+	}
+	defer func() { err = errors.Join(err, logFile.Close()) }()
+	bridgeLogs(logger, cfg.Log.Debug)
+	logStart(logger, cfg, origins, warnings)
+
+	notes := &status.NoteBook{}
+	g := component.NewGroup(logger)
+	g.Add(&status.Server{
+		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
+		Source: g, Notes: notes, Logger: logger.With("component", "status"),
+	})
+	closeAll, err := compose(ctx, g, cfg, logger, notes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAll()) }()
+
+	manager := notify.Notifier(os.Getenv("NOTIFY_SOCKET"))
+	begin := time.Now()
+	announced := make(chan struct{})
+	go func() {
+		defer close(announced)
+		select {
+		case <-g.Ready():
+			announce(stderr, cfg, time.Since(begin), logger, manager)
+		case <-ctx.Done():
+		}
+	}()
+	err = runGroup(ctx, g, manager, logger)
+	restore()
+	<-announced
+	return err
+}
+
+// bridgeLogs brings the libraries' log records into ours.
+func bridgeLogs(logger *slog.Logger, debug bool) {
+	verbosity := 0
+	if debug {
+		verbosity = 2
+	}
+	log.BridgeKlog(logger, verbosity)
+	log.BridgeLogrus(logger)
+	log.BridgeStandard(logger)
+}
+
+// logStart says once what this start is about: every setting that is not a default.
+func logStart(logger *slog.Logger, cfg config.Completed, origins config.Origins, warnings []string) {
+	logger.Info("starting skiff", "version", version.Version, "pid", os.Getpid())
+	for _, w := range warnings {
+		logger.Warn("this machine is not ideal", "reason", w)
+	}
+	for _, s := range config.Effective(cfg, origins) {
+		if s.Origin.Source != config.FromDefault {
+			logger.Info("setting", "name", s.Name, "value", strings.Join(s.Values, " "), "from", s.Origin.String())
+		}
+	}
+}
+
+// runGroup runs the group, and gives up on it when an ordered stop takes
+// longer than anyone who stops a service waits.
+func runGroup(ctx context.Context, g *component.Group, manager notify.Notifier, logger *slog.Logger) error {
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	if err := manager.Stopping("stopping"); err != nil {
+		logger.Warn("service manager not told of the stop", "error", err)
+	}
+	limit := time.NewTimer(stopLimit)
+	defer limit.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-limit.C:
+		var late []string
+		for _, s := range g.Status() {
+			if s.State != component.Stopped && s.State != component.Failed {
+				late = append(late, s.Name)
+			}
+		}
+		return fmt.Errorf("stop: after %s these still run and are left: %s", stopLimit, strings.Join(late, ", "))
+	}
+}
+
+// announce tells the service manager and the person at the terminal, once,
+// that everything is ready.
+func announce(w io.Writer, cfg config.Completed, after time.Duration, logger *slog.Logger, manager notify.Notifier) {
+	if err := manager.Ready("ready"); err != nil {
+		logger.Warn("service manager not told of readiness", "error", err)
+	}
+	kubectl := os.Args[0] + " kubectl"
+	if cfg.Server.WriteKubeconfig != cfg.Paths.AdminKubeconfig() {
+		kubectl = "KUBECONFIG=" + cfg.Server.WriteKubeconfig + " " + kubectl
+	}
+	fmt.Fprintf(w, "\nskiff is ready after %s.\n  kubeconfig  %s\n  try         %s get nodes\n  state       %s status\n\n",
+		after.Round(10*time.Millisecond), cfg.Server.WriteKubeconfig, kubectl, os.Args[0])
+}
