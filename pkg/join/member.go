@@ -1,0 +1,139 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"skiff/pkg/component"
+)
+
+// How often a Member looks at the clock, and asks the server although nothing
+// is due: settings may have changed.
+const (
+	lookEvery = time.Minute
+	askEvery  = time.Hour
+	// retryMin and retryMax bound the pause between failed attempts.
+	retryMin = 500 * time.Millisecond
+	retryMax = time.Minute
+)
+
+// Member joins a node and keeps its identity fresh for as long as it runs. It
+// is ready once there is a Bundle.
+type Member struct {
+	Client *Client
+	Node   NodeInfo
+	// Changed is called after the first join and after each renewal; it may be
+	// nil. Components that read certificates from files need no call.
+	Changed func(*Bundle)
+	Logger  *slog.Logger
+
+	mu     sync.Mutex
+	bundle *Bundle // guarded by mu
+	err    error   // guarded by mu: of the last attempt
+}
+
+var (
+	_ component.Component = (*Member)(nil)
+	_ component.Readier   = (*Member)(nil)
+)
+
+// Name implements component.Component.
+func (m *Member) Name() string { return "join" }
+
+// Ready implements component.Readier.
+func (m *Member) Ready(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bundle != nil {
+		return nil
+	}
+	if m.err != nil {
+		return m.err
+	}
+	return errors.New("waiting for the server's answer")
+}
+
+// Bundle returns the node's identity, nil until the Member is ready.
+func (m *Member) Bundle() *Bundle {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.bundle
+}
+
+// Run implements component.Component.
+func (m *Member) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	pause, last := retryMin, time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		now := m.Client.now().Round(0) // Without the monotonic reading: the clock may be set.
+		if !m.isDue(now, last) {
+			timer.Reset(lookEvery)
+			continue
+		}
+		if m.attempt(ctx) {
+			pause, last = retryMin, now
+			timer.Reset(lookEvery)
+			continue
+		}
+		timer.Reset(pause)
+		pause = min(2*pause, retryMax)
+	}
+}
+
+func (m *Member) isDue(now, last time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.bundle == nil || m.err != nil {
+		return true
+	}
+	passed := now.Sub(last)
+	return passed >= askEvery || passed < -lookEvery || (!now.Before(m.bundle.RenewAt) && last.Before(m.bundle.RenewAt))
+}
+
+// attempt joins once and reports whether the server confirmed.
+func (m *Member) attempt(ctx context.Context) bool {
+	b, err := m.Client.Join(ctx, m.Node)
+	if ctx.Err() != nil {
+		return false
+	}
+	if err == nil && b.Stale != nil {
+		err = b.Stale
+	}
+	m.mu.Lock()
+	old, oldErr := m.bundle, m.err
+	m.err = err
+	if b != nil {
+		m.bundle = b
+	}
+	m.mu.Unlock()
+	m.log(old, b, oldErr, err)
+	if b != nil && m.Changed != nil && (old == nil || !old.RenewAt.Equal(b.RenewAt)) {
+		m.Changed(b)
+	}
+	return err == nil
+}
+
+// log tells what changed, not every attempt.
+func (m *Member) log(old, b *Bundle, oldErr, err error) {
+	switch {
+	case err != nil && oldErr != nil:
+		m.Logger.Debug("server still does not confirm this node", "error", err)
+	case err != nil && b != nil:
+		m.Logger.Warn("going on with the certificates on disk", "error", err)
+	case err != nil:
+		m.Logger.Warn("node has not joined yet, trying again", "error", err)
+	case oldErr != nil || old == nil:
+		m.Logger.Info("node has joined", "node", b.Node, "renew", b.RenewAt.Format(time.DateOnly))
+	case !old.RenewAt.Equal(b.RenewAt):
+		m.Logger.Info("node certificates renewed", "node", b.Node, "renew", b.RenewAt.Format(time.DateOnly))
+	}
+}
