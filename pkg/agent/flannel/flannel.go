@@ -1,0 +1,160 @@
+// Package flannel makes the pod network of this node: the bridge that pods are
+// attached to, the CNI configuration, masquerading, and the routes to the pods
+// of other nodes, by flannel's own back ends. It knows nothing about the
+// kubelet or the runtime. Start reading at Flannel; local.go is this node's
+// part of the network, remote.go the other nodes'.
+package flannel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"skiff/pkg/component"
+	"skiff/pkg/paths"
+)
+
+// Back ends, the values of --flannel-backend.
+const (
+	BackendVXLAN  = "vxlan"
+	BackendHostGW = "host-gw"
+	BackendNone   = "none"
+)
+
+// Bridge is the name of the bridge that pods are attached to.
+const Bridge = "cni0"
+
+// Flannel is the pod network. Its exported fields must not change once Run has
+// been called. With BackendNone do not run it: the network is the user's.
+type Flannel struct {
+	Layout     paths.Layout
+	NodeName   string
+	NodeIP     []netip.Addr
+	PodCIDR    []netip.Prefix // of the whole cluster, at most one per family
+	Backend    string
+	Kubeconfig string // of an identity that may watch all nodes and annotate this one
+	// NodePodCIDR waits until the Node object says which part of PodCIDR is
+	// this node's.
+	NodePodCIDR func(context.Context) ([]netip.Prefix, error)
+	Logger      *slog.Logger
+
+	once sync.Once
+	up   chan struct{} // closed when the bridge has its address
+
+	mu  sync.Mutex
+	net network // valid once up is closed
+}
+
+var (
+	_ component.Component = (*Flannel)(nil)
+	_ component.Readier   = (*Flannel)(nil)
+)
+
+// network is what this node must remember of its network: with it pods start
+// before the API server has been reached.
+type network struct {
+	PodCIDR []netip.Prefix `json:"podCIDR"`
+	MTU     int            `json:"mtu"`
+}
+
+// Name implements component.Component.
+func (f *Flannel) Name() string { return "flannel" }
+
+// Run implements component.Component.
+func (f *Flannel) Run(ctx context.Context) error {
+	if err := f.sysctls(); err != nil {
+		return err
+	}
+	last, err := f.load()
+	if err != nil {
+		return err
+	}
+	if last != nil {
+		if err := f.apply(*last); err != nil {
+			return err
+		}
+		f.Logger.Info("pod network as before", "pods", last.PodCIDR, "mtu", last.MTU)
+	}
+	pods, err := f.NodePodCIDR(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("wait for the node's pod addresses: %w", err)
+	}
+	now := network{PodCIDR: pods, MTU: f.mtu()}
+	if last == nil || !slices.Equal(last.PodCIDR, now.PodCIDR) || last.MTU != now.MTU {
+		if err := f.apply(now); err != nil {
+			return err
+		}
+		f.Logger.Info("pod network set up", "pods", now.PodCIDR, "mtu", now.MTU, "backend", f.Backend)
+	}
+	return f.remote(ctx, now)
+}
+
+// apply makes the node's own part of the network, and remembers it.
+func (f *Flannel) apply(n network) error {
+	for _, p := range n.PodCIDR {
+		if !f.inCluster(p) {
+			return fmt.Errorf("the node's pod range %s lies outside of --cluster-cidr %v; delete the Node object, or restore the old --cluster-cidr", p, f.PodCIDR)
+		}
+	}
+	if err := ensureBridge(n); err != nil {
+		return err
+	}
+	if err := f.masquerade(n); err != nil {
+		return err
+	}
+	if err := f.save(n); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.net = n
+	f.mu.Unlock()
+	select {
+	case <-f.done():
+	default:
+		close(f.done())
+	}
+	// The last, because the node is ready when it is there.
+	return f.writeCNI(n)
+}
+
+func (f *Flannel) inCluster(p netip.Prefix) bool {
+	return slices.ContainsFunc(f.PodCIDR, func(c netip.Prefix) bool {
+		return c.Bits() <= p.Bits() && c.Contains(p.Addr())
+	})
+}
+
+// Ready implements component.Readier: pods can get addresses. Routes to other
+// nodes are not waited for.
+func (f *Flannel) Ready(context.Context) error {
+	select {
+	case <-f.done():
+		return nil
+	default:
+		return errors.New("the Node object has no pod range (spec.podCIDR) yet")
+	}
+}
+
+// Gateway waits until the bridge is up, and returns the address on it by which
+// pods reach this node.
+func (f *Flannel) Gateway(ctx context.Context) (netip.Addr, error) {
+	select {
+	case <-ctx.Done():
+		return netip.Addr{}, ctx.Err()
+	case <-f.done():
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.net.PodCIDR[0].Addr().Next(), nil
+}
+
+func (f *Flannel) done() chan struct{} {
+	f.once.Do(func() { f.up = make(chan struct{}) })
+	return f.up
+}

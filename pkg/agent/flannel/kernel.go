@@ -1,0 +1,86 @@
+package flannel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"skiff/pkg/paths"
+)
+
+// sysctls sets what the pod network needs of the kernel. Each setting that is
+// changed is logged once.
+func (f *Flannel) sysctls() error {
+	if _, err := os.Stat(filepath.Join(paths.Sysctl, "net/bridge")); errors.Is(err, fs.ErrNotExist) {
+		if err := loadModule("br_netfilter"); err != nil {
+			f.Logger.Warn("kernel module br_netfilter is not there: Services do not work between pods of the same node; try: modprobe br_netfilter", "error", err)
+		}
+	}
+	want := []string{"net/ipv4/ip_forward"}
+	if slices.ContainsFunc(f.PodCIDR, isIPv6) {
+		want = append(want, "net/ipv6/conf/all/forwarding")
+	}
+	// Replies between two pods on the bridge must pass by connection tracking
+	// to have a Service's address put back.
+	for _, name := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
+		if _, err := os.Stat(filepath.Join(paths.Sysctl, name)); err == nil {
+			want = append(want, name)
+		}
+	}
+	for _, name := range want {
+		file := filepath.Join(paths.Sysctl, name)
+		have, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("read sysctl: %w", err)
+		}
+		if strings.TrimSpace(string(have)) == "1" {
+			continue
+		}
+		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
+			return fmt.Errorf("set sysctl %s = 1, which pods need: %w", strings.ReplaceAll(name, "/", "."), err)
+		}
+		f.Logger.Info("sysctl set", "name", strings.ReplaceAll(name, "/", "."), "value", 1)
+	}
+	return nil
+}
+
+// loadModule loads a kernel module whose dependencies are there already. The
+// kernel does the decompression, if it was built to.
+func loadModule(name string) error {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return fmt.Errorf("load module %s: %w", name, err)
+	}
+	dir := filepath.Join(paths.Modules, unix.ByteSliceToString(u.Release[:]))
+	list, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
+	if err != nil {
+		return fmt.Errorf("load module %s: %w", name, err)
+	}
+	for line := range strings.Lines(string(list)) {
+		file, _, _ := strings.Cut(line, ":")
+		base, _, _ := strings.Cut(filepath.Base(file), ".")
+		if base != name {
+			continue
+		}
+		f, err := os.Open(filepath.Join(dir, file))
+		if err != nil {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+		defer f.Close() //nolint:errcheck // Only read.
+		flags := 0
+		if filepath.Ext(file) != ".ko" {
+			flags = unix.MODULE_INIT_COMPRESSED_FILE
+		}
+		if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("load module %s: the kernel has none of that name", name)
+}

@@ -1,0 +1,49 @@
+package paths
+
+import "path/filepath"
+
+// Places on the host that skiff reads, and does not own. They are here so that
+// no other package spells an absolute path.
+const (
+	// ResolvConf is the C library's resolver configuration.
+	ResolvConf = "/etc/resolv.conf"
+	// SystemdResolvConf is where systemd-resolved keeps the servers behind
+	// its stub on 127.0.0.53.
+	SystemdResolvConf = "/run/systemd/resolve/resolv.conf"
+	// SystemCNIConf and SystemCNIBin are where third-party network plug-ins
+	// install themselves.
+	SystemCNIConf = "/etc/cni/net.d"
+	SystemCNIBin  = "/opt/cni/bin"
+	// SelfStatus tells the capabilities of this process.
+	SelfStatus = "/proc/self/status"
+	// MountInfo lists the mounts of this process' mount namespace.
+	MountInfo = "/proc/self/mountinfo"
+	// InitName is the command name of the first process.
+	InitName = "/proc/1/comm"
+	// Sysctl is the root of the kernel's settings.
+	Sysctl = "/proc/sys"
+	// Modules holds a directory of kernel modules for each kernel release.
+	Modules = "/lib/modules"
+	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
+	// is the one in use.
+	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
+)
+
+// ContainerdDropIns is the directory whose *.toml files are merged into
+// containerd's configuration.
+func (l Layout) ContainerdDropIns() string {
+	return filepath.Join(l.AgentEtc(), "containerd", "config.toml.d")
+}
+
+// ImagesState remembers which image archives have been imported.
+func (l Layout) ImagesState() string { return filepath.Join(l.Agent(), "images.json") }
+
+// Network remembers this node's pod network between starts.
+func (l Layout) Network() string { return filepath.Join(l.Agent(), "network.json") }
+
+// EmptyResolvConf is handed to pods where the host has no usable resolver.
+func (l Layout) EmptyResolvConf() string { return filepath.Join(l.AgentEtc(), "resolv.conf") }
+
+// StaticPods is the directory whose pod manifests the kubelet runs without
+// asking anybody.
+func (l Layout) StaticPods() string { return filepath.Join(l.Agent(), "pod-manifests") }
