@@ -1,0 +1,184 @@
+// Package agent is the composition root of a node: it makes the components
+// that run pods, and says what each must wait for. It must not know how the
+// control plane is made; the node of a server and a node alone differ only in
+// the join.Client they are given. Start reading at Agent.AddTo, which read
+// from top to bottom is the start of a node.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"skiff/pkg/agent/dns"
+	"skiff/pkg/agent/flannel"
+	"skiff/pkg/agent/images"
+	"skiff/pkg/agent/kubelet"
+	"skiff/pkg/agent/proxy"
+	"skiff/pkg/agent/runtime"
+	"skiff/pkg/component"
+	"skiff/pkg/config"
+	"skiff/pkg/join"
+	"skiff/pkg/paths"
+	"skiff/pkg/payload"
+	"skiff/pkg/status"
+	"skiff/pkg/version"
+)
+
+// Options is what an Agent needs besides its configuration.
+type Options struct {
+	Logger *slog.Logger
+	// Join gets the node its identity; its directories are those of the
+	// configuration's Layout.
+	Join    *join.Client
+	Payload *payload.Payload
+	Notes   status.Notes
+}
+
+// Agent is a node.
+type Agent struct {
+	cfg config.Completed
+	o   Options
+
+	member  *join.Member
+	runtime *runtime.Runtime
+	images  *images.Importer
+	kubelet *kubelet.Kubelet
+	proxy   *proxy.Proxy
+	flannel *flannel.Flannel // nil if the network is the user's
+	dns     *dns.Server
+	node    *nodeWatch
+}
+
+// After names parts of a control plane in the same process that parts of the
+// node wait for. On a node alone all are zero.
+type After struct {
+	API         component.Ref // the API server answers
+	Front       component.Ref // the supervisor answers
+	Controllers component.Ref // see the kubelet below
+}
+
+// Refs are the parts of a node that others may wait for.
+type Refs struct {
+	Runtime, Join, Kubelet, Flannel, Proxy, DNS, Node component.Ref
+}
+
+// New makes the components of a node without starting anything.
+func New(cfg config.Completed, o Options) (*Agent, error) {
+	if o.Join == nil {
+		return nil, fmt.Errorf("make agent: it has no way to join")
+	}
+	a := &Agent{cfg: cfg, o: o}
+	layout, systemd := cfg.Paths, systemdCgroups()
+	own := cfg.Cluster.FlannelBackend != flannel.BackendNone
+	a.member = &join.Member{
+		Client: o.Join,
+		Node:   join.NodeInfo{Name: cfg.Node.Name, Addresses: cfg.Node.IP, Version: version.Version},
+		Logger: a.logger("join"),
+	}
+	a.runtime = &runtime.Runtime{
+		Layout: layout, Snapshotter: cfg.Node.Snapshotter, PauseImage: a.pauseImage(),
+		SystemdCgroup: systemd, SystemCNI: !own, Registries: cfg.Node.PrivateRegistry,
+		Debug: cfg.Log.Debug, Path: os.Getenv("PATH"), Logger: a.logger("containerd"),
+	}
+	a.images = &images.Importer{
+		Layout: layout, Snapshotter: a.runtime.ChosenSnapshotter, Notes: o.Notes, Logger: a.logger("images"),
+	}
+	if cfg.Node.PauseImage == "" {
+		a.images.PauseName = a.pauseImage()
+	}
+	a.node = &nodeWatch{
+		name: cfg.Node.Name, kubeconfig: filepath.Join(layout.AgentCred(), "kubelet.kubeconfig"), logger: a.logger("node"),
+	}
+	a.kubelet = &kubelet.Kubelet{
+		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
+		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: cfg.Node.ResolvConf,
+		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
+	}
+	a.proxy = &proxy.Proxy{
+		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
+		Args: cfg.Extra.KubeProxy, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
+	}
+	if own {
+		a.flannel = &flannel.Flannel{
+			Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
+			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.agentKubeconfig(),
+			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
+		}
+	}
+	a.dns = dns.New(a.dnsOptions())
+	return a, nil
+}
+
+func (a *Agent) dnsOptions() dns.Options {
+	o := dns.Options{
+		NodeName: a.cfg.Node.Name, Kubeconfig: a.agentKubeconfig(), Dir: filepath.Join(a.cfg.Paths.AgentEtc(), "dns"),
+		ClusterDomain: a.cfg.Cluster.Domain, ServiceIPs: a.cfg.Cluster.DNS,
+		ResolvConf: a.cfg.Node.ResolvConf, SystemdResolvConf: paths.SystemdResolvConf,
+		Disabled: a.cfg.Disabled("coredns"), Notes: a.o.Notes, Logger: a.logger("dns"),
+	}
+	if a.flannel != nil {
+		o.Address = a.flannel.Gateway
+		return o
+	}
+	// Without a bridge of ours the node's own address must do, which others
+	// than pods can reach.
+	o.Allow = a.cfg.Cluster.PodCIDR
+	for _, ip := range a.cfg.Node.IP {
+		o.Allow = append(o.Allow, netip.PrefixFrom(ip, ip.BitLen()))
+	}
+	o.Address = func(context.Context) (netip.Addr, error) { return a.cfg.Node.IP[0], nil }
+	return o
+}
+
+// AddTo adds the node to a Group.
+func (a *Agent) AddTo(g *component.Group, after After) Refs {
+	var r Refs
+	host := g.Task("host", a.prepareHost)
+	// containerd needs nothing of the control plane: pods that ran before are
+	// adopted while that starts, or in its absence.
+	r.Runtime = g.Add(a.runtime, component.After(host), component.Restart(component.Backoff{}))
+	pause := g.Task("pause-image", a.images.EnsurePause, component.After(r.Runtime))
+	g.Add(a.images, component.After(pause), component.Restart(component.Backoff{}))
+	r.Join = g.Add(a.member, component.After(after.Front))
+	// Controllers, because the attach-detach controller and the kubelet write
+	// to the same package variables of the CSI volume plug-in, and the one
+	// that comes last must be the kubelet. See docs/adr.
+	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, pause, r.Join, after.API, after.Controllers))
+	r.Node = g.Add(a.node, component.After(r.Join, after.API))
+	if a.flannel != nil {
+		// Not after the API: what was known last time is set up at once.
+		r.Flannel = g.Add(a.flannel, component.After(host), component.Restart(component.Backoff{}))
+	}
+	r.Proxy = g.Add(a.proxy, component.After(host, r.Join, after.API))
+	r.DNS = g.Add(a.dns, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+	return r
+}
+
+// pauseImage is the name of the sandbox image: the user's, or that of ours.
+func (a *Agent) pauseImage() string {
+	if a.cfg.Node.PauseImage != "" {
+		return a.cfg.Node.PauseImage
+	}
+	return "skiff.local/pause:" + imageTag(version.Version)
+}
+
+// imageTag makes a version a valid image tag.
+func imageTag(v string) string {
+	tag := []byte(v)
+	for i, c := range tag {
+		if c == '+' {
+			tag[i] = '-'
+		}
+	}
+	return string(tag)
+}
+
+func (a *Agent) agentKubeconfig() string {
+	return filepath.Join(a.cfg.Paths.AgentCred(), "skiff-agent.kubeconfig")
+}
+
+func (a *Agent) logger(component string) *slog.Logger { return a.o.Logger.With("component", component) }

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"skiff/internal/netx"
+	"skiff/pkg/paths"
+)
+
+// prepareHost does what must be done before anything of the node starts: the
+// helper executables are staged, a host without an address gets one, and mounts
+// made by pods can be seen where they have to be.
+func (a *Agent) prepareHost(context.Context) error {
+	if err := a.o.Payload.Stage(a.cfg.Paths.Bin()); err != nil {
+		return err
+	}
+	if ip := a.cfg.InternalAddress; ip.IsValid() {
+		if err := netx.AddLoopbackAddress(ip); err != nil {
+			return fmt.Errorf("give the host an internal address: %w", err)
+		}
+		a.o.Logger.Info("this host has no address of its own; using an internal one on the loopback interface", "address", ip)
+	}
+	return a.shareMounts()
+}
+
+// shareMounts makes the root mount shared, if it is not: volumes with mount
+// propagation, and CSI drivers in pods, depend on it. Systemd does so at boot,
+// other inits and containers do not.
+func (a *Agent) shareMounts() error {
+	data, err := os.ReadFile(paths.MountInfo)
+	if err != nil {
+		return fmt.Errorf("read mounts: %w", err)
+	}
+	if rootShared(string(data)) {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		a.o.Logger.Warn("the root mount is not shared, and cannot be: volumes with mount propagation will fail", "error", err)
+		return nil
+	}
+	a.o.Logger.Info("root mount made shared, for volumes with mount propagation")
+	return nil
+}
+
+// rootShared looks up the propagation of / in /proc/PID/mountinfo (proc(5)).
+// Of several mounts on / the last is the one in sight.
+func rootShared(mountinfo string) bool {
+	shared := false
+	for line := range strings.Lines(mountinfo) {
+		fields := strings.Fields(line)
+		if len(fields) < 7 || fields[4] != "/" {
+			continue
+		}
+		shared = false
+		for _, f := range fields[6:] {
+			if f == "-" {
+				break
+			}
+			shared = shared || strings.HasPrefix(f, "shared:")
+		}
+	}
+	return shared
+}
+
+// systemdCgroups reports whether containers' cgroups should be made by systemd:
+// where it is the first process and owns the one hierarchy. On version 1
+// cgroupfs works everywhere.
+func systemdCgroups() bool {
+	if _, err := os.Stat(paths.CgroupControllers); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	name, err := os.ReadFile(paths.InitName)
+	return err == nil && strings.TrimSpace(string(name)) == "systemd"
+}
