@@ -108,7 +108,7 @@ func (l Layout) CNIState() string { return filepath.Join(l.Run, "cni") }
 // purpose: CSI drivers and other add-ons mount it by this name.
 func (l Layout) Kubelet() string { return "/var/lib/kubelet" }
 
-// KubeletPlugins are the optional drop-ins of the kubelet's configuration.
+// KubeletConfDir holds optional drop-ins of the kubelet's configuration.
 func (l Layout) KubeletConfDir() string { return filepath.Join(l.AgentEtc(), "kubelet.conf.d") }
 
 // PodLogs is where container logs are kept; upstream's default, log collectors rely on it.
