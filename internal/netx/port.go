@@ -75,7 +75,8 @@ func explainListen(addr netip.AddrPort, err error) error {
 // address that includes it.
 func listenerInode(proc string, addr netip.AddrPort) (string, bool) {
 	for _, table := range []string{"tcp", "tcp6"} {
-		f, err := os.Open(filepath.Join(proc, "net", table))
+		// Not proc/net: that is the network of the process's first thread.
+		f, err := os.Open(filepath.Join(proc, "thread-self", "net", table))
 		if err != nil {
 			continue
 		}

@@ -68,7 +68,7 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // add puts an attribute into the preformatted part.
 func (h *handler) add(a slog.Attr) {
-	if name, ok := componentOf(a); ok && h.prefix == "" {
+	if name, ok := componentAttr(a); ok && h.prefix == "" {
 		h.component = name
 		return
 	}
@@ -79,7 +79,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	component := h.component
 	var own []byte
 	r.Attrs(func(a slog.Attr) bool {
-		if name, ok := componentOf(a); ok && h.prefix == "" {
+		if name, ok := componentAttr(a); ok && h.prefix == "" {
 			component = name
 			return true
 		}
@@ -112,7 +112,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-func componentOf(a slog.Attr) (string, bool) {
+func componentAttr(a slog.Attr) (string, bool) {
 	if a.Key != ComponentKey || a.Value.Kind() != slog.KindString {
 		return "", false
 	}
@@ -135,6 +135,11 @@ func appendLevel(b []byte, l slog.Level) []byte {
 func appendAttr(b []byte, prefix string, a slog.Attr) []byte {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {
+		// A value that is a group to slog but can also say itself in a word,
+		// like klog's object references, does that.
+		if word, ok := a.Value.Any().(fmt.Stringer); ok && a.Key != "" {
+			return appendAttr(b, prefix, slog.String(a.Key, anyText(word)))
+		}
 		if a.Key != "" {
 			prefix += a.Key + "."
 		}

@@ -53,7 +53,7 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 		r.Level = slog.LevelDebug
 	}
 	r = r.Clone()
-	if c := componentAt(r.PC); c != "" {
+	if c := componentOf(functionAt(r.PC)); c != "" {
 		r.AddAttrs(slog.String(ComponentKey, c))
 	}
 	return h.next.Handle(ctx, r)
@@ -72,12 +72,19 @@ func (h *klogHandler) WithGroup(name string) slog.Handler {
 // logr.Logger: a warning would become an Info.
 func (h *klogHandler) writeBuffer(line []byte) {
 	level, message := parseKlogLine(line)
+	function, verbose := klogCaller()
+	if verbose {
+		level = slog.LevelDebug // klog has checked the verbosity already.
+	}
 	ctx := context.Background()
-	if !h.next.Enabled(ctx, level) {
+	if !verbose && !h.next.Enabled(ctx, level) {
 		return
 	}
-	// The error has nowhere to go: this is the log.
-	_ = h.Handle(ctx, slog.NewRecord(time.Now(), level, message, callerOutside(klogPackage)))
+	r := slog.NewRecord(time.Now(), level, message, 0)
+	if c := componentOf(function); c != "" {
+		r.AddAttrs(slog.String(ComponentKey, c))
+	}
+	_ = h.next.Handle(ctx, r) // An error has nowhere to go: this is the log.
 }
 
 // parseKlogLine reads "W0102 15:04:05.000000    1234 file.go:12] message". A
@@ -102,24 +109,23 @@ func parseKlogLine(line []byte) (slog.Level, string) {
 
 const klogPackage = "k8s.io/klog/v2"
 
-// callerOutside returns the first frame that is neither here nor in pkg.
-func callerOutside(pkg string) uintptr {
+// klogCaller returns the function that called klog, and whether it did so by
+// V(n).Info and the like. The first frames are this function and writeBuffer.
+func klogCaller() (function string, verbose bool) {
 	var pcs [16]uintptr
-	n := runtime.Callers(3, pcs[:])
-	for _, pc := range pcs[:n] {
-		if name := functionAt(pc); !strings.HasPrefix(name, pkg) && !strings.HasPrefix(name, "skiff/pkg/log.") {
-			return pc
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if !strings.HasPrefix(f.Function, klogPackage+".") {
+			return f.Function, verbose
+		}
+		if strings.HasPrefix(f.Function, klogPackage+".Verbose.") {
+			verbose = true
+		}
+		if !more {
+			return "", verbose
 		}
 	}
-	return 0
-}
-
-func functionAt(pc uintptr) string {
-	if pc == 0 {
-		return ""
-	}
-	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
-	return frame.Function
 }
 
 // components maps package prefixes to component names; the first that fits
@@ -151,12 +157,20 @@ var components = []struct{ prefix, name string }{
 	{"k8s.io/", "kubernetes"},
 }
 
-func componentAt(pc uintptr) string {
-	function := functionAt(pc)
+// componentOf returns the component of a function by its full name, or "".
+func componentOf(function string) string {
 	for _, c := range components {
 		if strings.HasPrefix(function, c.prefix) {
 			return c.name
 		}
 	}
 	return ""
+}
+
+func functionAt(pc uintptr) string {
+	if pc == 0 {
+		return ""
+	}
+	frame, _ := runtime.CallersFrames([]uintptr{pc}).Next()
+	return frame.Function
 }

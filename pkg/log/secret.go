@@ -7,8 +7,9 @@ import (
 
 const redacted = "[redacted]"
 
-// Secret is a string that shows itself nowhere: not by fmt, not in a log
-// record, not as JSON or YAML. Convert it to string to use it.
+// Secret is a string that does not show itself: not by fmt, not in a log
+// record, not as JSON or YAML. Convert it to string to use it. As the key of a
+// map it is no secret: encoding/json takes any kind of string for such.
 type Secret string
 
 var (
@@ -29,7 +30,7 @@ func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, redacted) }
 // LogValue returns "[redacted]".
 func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText returns "[redacted]"; YAML and map keys use it.
+// MarshalText returns "[redacted]".
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // MarshalJSON returns "[redacted]" as a JSON string.

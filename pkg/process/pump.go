@@ -48,21 +48,25 @@ func (p *pump) Write(b []byte) (int, error) {
 	}
 	for {
 		line, rest, found := bytes.Cut(b, []byte{'\n'})
+		p.add(line)
 		if !found {
-			break
+			return n, nil
 		}
-		p.partial = append(p.partial, line...)
 		p.flush()
 		b = rest
 	}
-	p.partial = append(p.partial, b...)
-	for len(p.partial) >= maxLine {
-		rest := slices.Clone(p.partial[maxLine:])
-		p.partial = p.partial[:maxLine]
+}
+
+// add extends the partial line, and cuts it when it gets too long. The caller
+// holds p.mu.
+func (p *pump) add(b []byte) {
+	for len(p.partial)+len(b) > maxLine {
+		room := maxLine - len(p.partial)
+		p.partial = append(p.partial, b[:room]...)
 		p.flush()
-		p.partial = append(p.partial, rest...)
+		b = b[room:]
 	}
-	return n, nil
+	p.partial = append(p.partial, b...)
 }
 
 // flush hands on the partial line. The caller holds p.mu.

@@ -76,7 +76,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
-	go s.noteReady(ctx)
+	var noting sync.WaitGroup
+	defer noting.Wait()
+	noteCtx, endNote := context.WithCancel(ctx)
+	defer endNote()
+	noting.Go(func() { s.noteReady(noteCtx) })
 
 	select {
 	case err := <-served:

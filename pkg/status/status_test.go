@@ -1,0 +1,192 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"skiff/pkg/component"
+)
+
+// start runs a skiff of two parts, one of which becomes ready when the test
+// says so.
+func start(t *testing.T, socket string) (makeReady func(), stop func()) {
+	t.Helper()
+	logger := slog.New(slog.DiscardHandler)
+	g := component.NewGroup(logger)
+	notes := new(NoteBook)
+	notes.Set("manifests/broken.yaml", "line 3: not YAML")
+	ready := make(chan struct{})
+	g.Add(&Server{Socket: socket, Version: "v1", Source: g, Notes: notes, Logger: logger})
+	g.Add(component.Func("slow", func(ctx context.Context) error {
+		<-ctx.Done()
+		return nil
+	}, func(context.Context) error {
+		select {
+		case <-ready:
+			return nil
+		default:
+			return errors.New("the kettle is cold")
+		}
+	}))
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- g.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-result; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return func() { close(ready) }, stop
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestServerAndClient(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "run", "skiff.sock")
+	c := Client{Socket: socket}
+	if _, err := c.Get(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("before the start: %v, want ErrNotRunning", err)
+	}
+	makeReady, stop := start(t, socket)
+
+	r, err := c.Wait(within(t, time.Second))
+	if !errors.Is(err, ErrNotReady) || r == nil {
+		t.Fatalf("Wait: %v, %v, want a report and ErrNotReady", r, err)
+	}
+	if got := r.Components[1].Message; got != "the kettle is cold" {
+		t.Errorf("slow is not ready because %q", got)
+	}
+	if len(r.Notes) != 1 || r.Notes[0].Message != "line 3: not YAML" {
+		t.Errorf("notes %v", r.Notes)
+	}
+	info, err := os.Stat(socket)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket mode %v, %v, want 0600", info.Mode(), err)
+	}
+
+	makeReady()
+	r, err = c.Wait(within(t, 20*time.Second))
+	if err != nil {
+		t.Fatalf("Wait: %v", err)
+	}
+	if !r.Ready || r.Version != "v1" || r.PID != os.Getpid() || r.Components[0].State != component.Ready {
+		t.Errorf("report %+v", r)
+	}
+	stop()
+	if _, err := c.Get(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("after the stop: %v, want ErrNotRunning", err)
+	}
+}
+
+// TestStaleSocket starts where a skiff was killed.
+func TestStaleSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "skiff.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := Client{Socket: socket}
+	if _, err := c.Get(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("stale socket: %v, want ErrNotRunning", err)
+	}
+	makeReady, _ := start(t, socket)
+	makeReady()
+	if _, err := c.Wait(within(t, 20*time.Second)); err != nil {
+		t.Errorf("Wait: %v", err)
+	}
+}
+
+func TestWaitForNobody(t *testing.T) {
+	c := Client{Socket: filepath.Join(t.TempDir(), "skiff.sock")}
+	if r, err := c.Wait(within(t, 100*time.Millisecond)); !errors.Is(err, ErrNotRunning) || r != nil {
+		t.Errorf("Wait: %v, %v, want ErrNotRunning", r, err)
+	}
+}
+
+func TestNoteBook(t *testing.T) {
+	b := new(NoteBook)
+	b.Set("b", "1")
+	b.Set("a", "2")
+	first := b.List()
+	b.Set("a", "2") // Unchanged: keeps its time.
+	if diff := cmp.Diff(first, b.List()); diff != "" {
+		t.Errorf("-before +after:\n%s", diff)
+	}
+	b.Clear("b")
+	b.Clear("never there")
+	if got := b.List(); len(got) != 1 || got[0].Key != "a" {
+		t.Errorf("notes %v, want a", got)
+	}
+}
+
+func sample(now time.Time) *Report {
+	return &Report{
+		Version: "v1.36.3", PID: 42, Started: now.Add(-90 * time.Second),
+		Components: []component.Status{
+			{Name: "datastore", State: component.Ready, Since: now.Add(-89 * time.Second), ReadyAfter: 123456789},
+			{Name: "kubelet", State: component.Failed, Since: now.Add(-2 * time.Second), Restarts: 3, Message: "panic: x\ngoroutine 1\n"},
+		},
+		Notes: []Note{{Key: "manifests/a.yaml", Message: "line 3", Since: now.Add(-26 * time.Hour)}},
+	}
+}
+
+func TestWriteText(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	var b bytes.Buffer
+	if err := WriteText(&b, sample(now), now); err != nil {
+		t.Fatal(err)
+	}
+	const want = `skiff v1.36.3 (pid 42, up 1m30s): not ready, 1 of 2 components missing
+
+COMPONENT  STATE   SINCE  READY AFTER  RESTARTS  WHY
+datastore  ready   1m29s  123ms        0         
+kubelet    failed  2s     -            3         panic: x …
+
+NOTE              SINCE  MESSAGE
+manifests/a.yaml  1d2h   line 3
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestWriteJSON(t *testing.T) {
+	want := sample(time.Unix(1e9, 0).UTC())
+	var b bytes.Buffer
+	if err := WriteJSON(&b, want); err != nil {
+		t.Fatal(err)
+	}
+	var got Report
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &got); diff != "" {
+		t.Errorf("round trip -want +got:\n%s", diff)
+	}
+}
