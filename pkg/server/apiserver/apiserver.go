@@ -21,6 +21,7 @@ import (
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 	apioptions "k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
+	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -34,7 +35,7 @@ type Options struct {
 	// Listener is the API server's own, on a loopback address; Run closes it.
 	Listener net.Listener
 	// Publish is told the handler as soon as it can be called, before
-	// everything behind it is ready. It may be nil.
+	// everything behind it is ready, and nil when that ends. It may be nil.
 	Publish func(http.Handler)
 	Logger  *slog.Logger
 }
@@ -112,6 +113,8 @@ func (a *APIServer) Run(ctx context.Context) error {
 	a.built.Store(&built{handler: generic.Handler, loopback: generic.LoopbackClientConfig, probe: p})
 	if a.Publish != nil {
 		a.Publish(generic.Handler)
+		// Whoever calls during the stop is told so instead of left waiting.
+		defer context.AfterFunc(ctx, func() { a.Publish(nil) })()
 	}
 	if err := prepared.Run(ctx); err != nil {
 		return fmt.Errorf("run kube-apiserver: %w", err)
@@ -144,9 +147,9 @@ func (a *APIServer) chain(opts apioptions.CompletedOptions) (*aggregator.APIAggr
 	// The port of Service default/kubernetes is read from the listener. The
 	// clients that need the true one have been made by NewConfig.
 	generic.SecureServing.Listener = advertised{generic.SecureServing.Listener, a.Config.Server.Port}
-	// Upstream waits a second before it makes the default RBAC policy.
+	// Upstream's hooks wait a second before they begin; policy.go does not.
 	for _, g := range []*genericapiserver.Config{generic, &cfg.Aggregator.GenericConfig.Config, &cfg.ApiExtensions.GenericConfig.Config} {
-		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName)
+		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName)
 	}
 	cc, err := cfg.Complete()
 	if err != nil {
@@ -156,9 +159,9 @@ func (a *APIServer) chain(opts apioptions.CompletedOptions) (*aggregator.APIAggr
 	if err != nil {
 		return nil, fmt.Errorf("create kube-apiserver: %w", err)
 	}
-	hook := func(c genericapiserver.PostStartHookContext) error { return ensureRBAC(c, c.LoopbackClientConfig) }
-	if err := server.GenericAPIServer.AddPostStartHook("skiff/rbac", hook); err != nil {
-		return nil, fmt.Errorf("add RBAC policy to kube-apiserver: %w", err)
+	hook := func(c genericapiserver.PostStartHookContext) error { return ensurePolicy(c, c.LoopbackClientConfig) }
+	if err := server.GenericAPIServer.AddPostStartHook("skiff/default-policy", hook); err != nil {
+		return nil, fmt.Errorf("add default policy to kube-apiserver: %w", err)
 	}
 	return server, nil
 }

@@ -37,6 +37,9 @@ func (c *Controllers) options(loopback *rest.Config) (*kcmoptions.KubeController
 	// The node controller of this package's sibling takes the taint away.
 	o.KubeCloudShared.CloudProvider.Name = "external"
 
+	// Upstream creates its default, in /usr, when it is missing.
+	o.PersistentVolumeBinderController.VolumeConfiguration.FlexVolumePluginDir = filepath.Join(c.Config.Paths.Agent(), "volumeplugins")
+
 	o.SAController.ServiceAccountKeyFile = tls("service.key")
 	o.SAController.RootCAFile = tls("server-ca.crt")
 	// Each kind of certificate comes from the CA whose readers trust it.

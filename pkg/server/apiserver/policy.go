@@ -15,39 +15,64 @@ import (
 	rbacclient "k8s.io/client-go/kubernetes/typed/rbac/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
+	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 )
 
 const (
-	rbacTimeout = 30 * time.Second
-	rbacRetry   = 200 * time.Millisecond
+	bootstrapTimeout = 30 * time.Second
+	bootstrapRetry   = 200 * time.Millisecond
 	// rbacWriters is how many objects are written at once; with more the
 	// datastore, which writes one after the other, is only kept busier.
 	rbacWriters = 8
 )
 
-// ensureRBAC brings the default roles and bindings into the cluster and adds
-// to those that lack permissions of this release; what a user has added stays.
-// It does what upstream's hook rbac/bootstrap-roles does, but at once instead
-// of after a second, and reads two lists instead of every object by itself.
-// Left out are the migrations from Kubernetes 1.8 and 1.13.
-func ensureRBAC(ctx context.Context, loopback *rest.Config) error {
+// ensurePolicy brings the default RBAC roles and bindings and the system
+// priority classes into the cluster. It does what upstream's hooks
+// rbac/bootstrap-roles and scheduling/bootstrap-system-priority-classes do, but
+// at once instead of after a second.
+func ensurePolicy(ctx context.Context, loopback *rest.Config) error {
 	client, err := kubernetes.NewForConfig(loopback)
 	if err != nil {
-		return fmt.Errorf("make client for RBAC policy: %w", err)
+		return fmt.Errorf("make client for default policy: %w", err)
 	}
 	var last error
-	err = wait.PollUntilContextTimeout(ctx, rbacRetry, rbacTimeout, true, func(ctx context.Context) (bool, error) {
-		last = reconcileRBAC(ctx, client)
+	err = wait.PollUntilContextTimeout(ctx, bootstrapRetry, bootstrapTimeout, true, func(ctx context.Context) (bool, error) {
+		last = errors.Join(reconcileRBAC(ctx, client), createPriorityClasses(ctx, client))
 		return last == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("install default RBAC policy: %w", errors.Join(last, err))
+		return fmt.Errorf("install default policy: %w", errors.Join(last, err))
 	}
 	return nil
 }
 
-// reconcileRBAC makes one attempt at the whole policy.
+// createPriorityClasses creates what is missing of the system's own classes.
+func createPriorityClasses(ctx context.Context, client kubernetes.Interface) error {
+	classes := client.SchedulingV1().PriorityClasses()
+	list, err := classes.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list priority classes: %w", err)
+	}
+	known := make(map[string]bool)
+	for _, c := range list.Items {
+		known[c.Name] = true
+	}
+	for _, c := range schedulingv1.SystemPriorityClasses() {
+		if known[c.Name] {
+			continue
+		}
+		if _, err := classes.Create(ctx, c, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("create priority class %s: %w", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// reconcileRBAC makes one attempt at the default roles and bindings. It adds to
+// those that lack permissions of this release; what a user has added stays. It
+// reads two lists where upstream reads every object by itself. Left out are
+// the migrations from Kubernetes 1.8 and 1.13.
 func reconcileRBAC(ctx context.Context, client kubernetes.Interface) error {
 	roles, bindings, err := readRBAC(ctx, client.RbacV1())
 	if err != nil {

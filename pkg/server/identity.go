@@ -1,0 +1,103 @@
+package server
+
+import (
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"strconv"
+
+	"skiff/pkg/config"
+	"skiff/pkg/join"
+	"skiff/pkg/pki"
+	"skiff/pkg/token"
+)
+
+// identity is what proves to others who this server is, and what it gives to
+// those that join.
+type identity struct {
+	cfg     config.Completed
+	store   *pki.Store
+	renewer *pki.Renewer
+	join    *join.Server
+	logger  *slog.Logger
+}
+
+func newIdentity(cfg config.Completed, logger *slog.Logger) (*identity, error) {
+	i := &identity{cfg: cfg, logger: logger}
+	i.store = pki.NewStore(cfg.Paths.ServerTLS(), nil, logger)
+	if cfg.Server.LeafLifetime > 0 {
+		i.store.Lifetime = cfg.Server.LeafLifetime
+	}
+	admin := pki.KubeconfigFile{Name: pki.ClientAdmin, Path: cfg.Server.WriteKubeconfig, Server: cfg.LocalURL()}
+	if m := cfg.Server.WriteKubeconfigMode; m != "" {
+		mode, err := strconv.ParseUint(m, 8, 9)
+		if err != nil {
+			return nil, fmt.Errorf("invalid --write-kubeconfig-mode %q: want an octal file mode such as 0600: %w", m, err)
+		}
+		admin.Mode = fs.FileMode(mode)
+	}
+	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
+	i.join = &join.Server{Store: i.store, Cluster: i.cluster, Reserved: i.reserved(), Logger: logger}
+	return i, nil
+}
+
+// ensure brings certificates, kubeconfig and token onto the disk.
+func (i *identity) ensure() error {
+	report, err := i.renewer.Ensure()
+	report.Log(i.logger)
+	if err != nil {
+		return fmt.Errorf("prepare certificates in %s: %w", i.store.Dir, err)
+	}
+	t, created, err := token.EnsureFile(i.cfg.Paths.Token(), i.store.CertPEM(pki.ServerCA))
+	if err != nil {
+		return fmt.Errorf("prepare join token: %w", err)
+	}
+	if created {
+		i.logger.Info("join token made", "file", i.cfg.Paths.Token())
+	}
+	i.join.Token = t
+	return nil
+}
+
+// facts is asked again and again while skiff runs: an address that the host
+// gets later becomes part of the certificate.
+func (i *identity) facts() pki.Facts {
+	c := i.cfg
+	f := pki.Facts{
+		NodeName:   c.Node.Name,
+		Hostname:   c.Hostname,
+		Addresses:  append([]netip.Addr{c.Server.AdvertiseAddress}, c.Node.IP...),
+		ServiceIPs: []netip.Addr{c.KubernetesServiceIP},
+		Domain:     c.Cluster.Domain,
+		Extra:      c.Server.TLSSAN,
+	}
+	for _, a := range []netip.Addr{c.Server.BindAddress, c.InternalAddress} {
+		if a.IsValid() && !a.IsUnspecified() {
+			f.Addresses = append(f.Addresses, a)
+		}
+	}
+	return f
+}
+
+// cluster is what joining nodes are told.
+func (i *identity) cluster() join.Cluster {
+	c := i.cfg.Cluster
+	return join.Cluster{
+		PodCIDR:        c.PodCIDR,
+		ServiceCIDR:    c.ServiceCIDR,
+		DNS:            c.DNS,
+		Domain:         c.Domain,
+		FlannelBackend: c.FlannelBackend,
+		Servers:        []string{netip.AddrPortFrom(i.cfg.Server.AdvertiseAddress, uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
+	}
+}
+
+// reserved are addresses that no other machine may get a certificate for.
+func (i *identity) reserved() []netip.Prefix {
+	list := append([]netip.Prefix{}, i.cfg.Cluster.ServiceCIDR...)
+	for _, a := range append([]netip.Addr{i.cfg.Server.AdvertiseAddress}, i.cfg.Node.IP...) {
+		list = append(list, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return list
+}

@@ -1,0 +1,207 @@
+// Package server puts the control plane together: which parts there are, what
+// each is given, and what has to be ready before it starts. It knows nothing
+// of the node (pkg/agent), which joins it through the same door as nodes
+// elsewhere. Start reading at New, then Server.AddTo.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"k8s.io/client-go/rest"
+
+	"skiff/manifests"
+	"skiff/pkg/component"
+	"skiff/pkg/config"
+	"skiff/pkg/datastore"
+	"skiff/pkg/deploy"
+	"skiff/pkg/join"
+	"skiff/pkg/pki"
+	"skiff/pkg/server/apiserver"
+	"skiff/pkg/server/cloud"
+	"skiff/pkg/server/controllers"
+	"skiff/pkg/server/front"
+	"skiff/pkg/server/scheduler"
+	"skiff/pkg/status"
+)
+
+// Options is what New needs besides the configuration.
+type Options struct {
+	Logger *slog.Logger
+	// Notes takes lines for `skiff status`.
+	Notes status.Notes
+	// Modules are optional parts, in the order they are installed.
+	Modules []Module
+}
+
+// Server is a control plane that has not been started. Its port is claimed and
+// its certificates and token are on disk.
+type Server struct {
+	cfg       config.Completed
+	o         Options
+	identity  *identity
+	front     *front.Front
+	datastore datastore.Datastore
+	api       *apiserver.APIServer
+	bundled   []fs.FS
+	added     []addition
+}
+
+// Refs are the parts that others may have to wait for.
+type Refs struct {
+	Front     component.Ref // the port is served, /v1-skiff/ works
+	Datastore component.Ref
+	API       component.Ref // /readyz is ok
+	// Controllers is ready when all controllers have been built: a kubelet in
+	// this process must start after it (docs/adr, kubelet after controllers).
+	Controllers component.Ref
+	Scheduler   component.Ref
+	Deploy      component.Ref
+}
+
+// Gates are the feature gates that a server of this configuration wants other
+// than upstream; pass them to kube.Setup.
+func Gates(cfg config.Completed) map[string]bool {
+	if ds := cfg.Server.DatastoreEndpoint; ds != "" && ds != "sqlite" {
+		return nil
+	}
+	// Both are for API servers that share a store: they tell each other who
+	// they are by writing a lease every ten seconds.
+	return map[string]bool{"APIServerIdentity": false, "UnknownVersionInteroperabilityProxy": false}
+}
+
+// New claims the port, makes or renews certificates, token and kubeconfig, and
+// puts the parts together. On an error nothing is left open.
+func New(cfg config.Completed, o Options) (_ *Server, err error) {
+	if len(cfg.Extra.CloudController) > 0 {
+		return nil, errors.New("invalid --kube-cloud-controller-manager-arg: skiff's node controller has no flags")
+	}
+	s := &Server{cfg: cfg, o: o, bundled: []fs.FS{manifests.FS}}
+	s.identity, err = newIdentity(cfg, o.Logger.With("component", "certificates"))
+	if err != nil {
+		return nil, err
+	}
+	s.front = front.New(front.Options{
+		Address:     cfg.Server.BindAddress,
+		Port:        cfg.Server.Port,
+		Certificate: s.identity.store.ServingCertificate(pki.ServingAPI),
+		CACerts:     func() []byte { return s.identity.store.CertPEM(pki.ServerCA) },
+		Join:        s.identity.join,
+		Logger:      o.Logger.With("component", "front"),
+	})
+	// First the port: who has it now may well be another skiff on this data.
+	if err := s.front.Listen(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.front.Close())
+		}
+	}()
+	if err := s.identity.ensure(); err != nil {
+		return nil, err
+	}
+	s.datastore, err = datastore.Open(datastore.Options{
+		Endpoint: cfg.Server.DatastoreEndpoint,
+		Dir:      cfg.Paths.ServerDB(),
+		Socket:   cfg.Paths.DatastoreSocket(),
+		Logger:   o.Logger.With("component", "datastore"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range o.Modules {
+		if err := m.Install(&host{s, m}); err != nil {
+			return nil, fmt.Errorf("install module %s: %w", m.Name(), err)
+		}
+	}
+	return s, s.openAPI()
+}
+
+// openAPI makes the API server with its own listener, which is nobody else's
+// business.
+func (s *Server) openAPI() error {
+	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(loopback))
+	if err != nil {
+		return fmt.Errorf("listen for the control plane itself: %w", err)
+	}
+	s.api = apiserver.New(apiserver.Options{
+		Config:    s.cfg,
+		Datastore: s.datastore.Endpoint(),
+		Listener:  l,
+		Publish:   s.front.SetAPI,
+		Logger:    s.o.Logger.With("component", "kube-apiserver"),
+	})
+	return nil
+}
+
+// InProcess is a transport to the supervisor's paths for a node in this
+// process. It works as soon as New has returned.
+func (s *Server) InProcess() http.RoundTripper { return join.InProcess(s.front.Handler()) }
+
+// Token returns the join token's path, for the person at the machine.
+func (s *Server) Token() string { return s.cfg.Paths.Token() }
+
+// AddTo adds the control plane to the group. What waits for what:
+//
+//	front   certificates   datastore
+//	                           │
+//	                       kube-apiserver
+//	            ┌──────────────┼─────────────┬──────────────┐
+//	controller-manager     scheduler   node-controller   deploy
+//
+// At the end the order is the reverse. The front stands alone: it says what is
+// missing while the API starts, and stops together with it.
+func (s *Server) AddTo(g *component.Group) Refs {
+	logger := func(name string) *slog.Logger { return s.o.Logger.With("component", name) }
+	var r Refs
+	r.Front = g.Add(s.front)
+	g.Add(s.identity.renewer)
+	r.Datastore = g.Add(s.datastore)
+	r.API = g.Add(s.api, component.After(r.Datastore))
+	r.Controllers = g.Add(controllers.New(controllers.Options{
+		Config: s.cfg, Loopback: s.api.Loopback, Logger: logger("kube-controller-manager"),
+	}), component.After(r.API))
+	r.Scheduler = g.Add(scheduler.New(scheduler.Options{
+		Config: s.cfg, Loopback: s.api.Loopback, Logger: logger("kube-scheduler"),
+	}), component.After(r.API))
+	g.Add(cloud.New(cloud.Options{
+		Loopback: s.api.Loopback, Logger: logger("node-controller"),
+	}), component.After(r.API))
+	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
+	for _, a := range s.added {
+		a.addTo(g, r)
+	}
+	return r
+}
+
+// deployer applies the bundled manifests, ours and the modules', and those of
+// the user.
+func (s *Server) deployer(logger *slog.Logger) *deploy.Deployer {
+	dns := ""
+	if len(s.cfg.Cluster.DNS) > 0 {
+		dns = s.cfg.Cluster.DNS[0].String()
+	}
+	return deploy.New(deploy.Options{
+		Config: func(context.Context) (*rest.Config, error) {
+			c := s.api.Loopback()
+			if c == nil {
+				return nil, errors.New("kube-apiserver has not been built yet")
+			}
+			return c, nil
+		},
+		Dir:      s.cfg.Paths.Manifests(),
+		Bundled:  union(s.bundled),
+		Disabled: s.cfg.Disabled,
+		Vars:     map[string]string{"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain},
+		Notes:    s.o.Notes,
+		Logger:   logger,
+	})
+}
