@@ -4,7 +4,11 @@
 // and does no work before an applet is chosen. Start reading at Find.
 package applet
 
-import "path/filepath"
+import (
+	"path/filepath"
+
+	"skiff/pkg/applet/crictl"
+)
 
 // Main is an applet's main function. args are what follows the applet's name;
 // the result is the exit code.
@@ -23,6 +27,7 @@ type Applet struct {
 func Table() []Applet {
 	return []Applet{
 		{Name: "kubectl", Usage: "control the cluster, as its administrator by default", Main: kubectlMain},
+		{Name: "crictl", Usage: "inspect pods, containers and images on this node", Main: crictl.Main},
 		{Name: "ctr", Usage: "talk to this node's containerd", Main: ctrMain},
 		{Name: "containerd", Usage: "the container runtime, started by the server", Hidden: true, Main: containerdMain},
 	}

@@ -118,3 +118,16 @@ func (c Completed) Disabled(name string) bool {
 	}
 	return false
 }
+
+// LocalURL is how everything on a server reaches its own port: by the loopback
+// address, unless --bind-address leaves that out.
+func (c Completed) LocalURL() string {
+	host := c.Server.BindAddress
+	switch {
+	case host.IsUnspecified() && host.Is4():
+		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case host.IsUnspecified():
+		host = netip.IPv6Loopback()
+	}
+	return "https://" + netip.AddrPortFrom(host, uint16(c.Server.Port)).String()
+}

@@ -2,7 +2,7 @@
 // this machine can run skiff, and if not says so in words that name the flag,
 // the file or the kernel feature, and the way out. It knows neither
 // configuration nor Kubernetes: the caller says what will be used. Start
-// reading at Host.
+// reading at Root and Host.
 package preflight
 
 import (
@@ -36,14 +36,20 @@ const (
 	minKernelMinor = 13
 )
 
+// Root checks that this is root. It comes before everything else, even before
+// the configuration is read: whatever fails for lack of rights would only say
+// the same in other words.
+func Root() error {
+	if unix.Geteuid() != 0 {
+		return errors.New("skiff must run as root: it mounts file systems, makes network interfaces and starts containers; use sudo")
+	}
+	return nil
+}
+
 // Host checks the machine. It returns what a person should know but need not
 // act on, and an error that joins everything that stands in the way. It
 // changes nothing; opening a netfilter socket may make the kernel load a module.
 func Host(o Options) (warnings []string, err error) {
-	if unix.Geteuid() != 0 {
-		// The other checks would only repeat this one in other words.
-		return nil, errors.New("skiff must run as root: it mounts file systems, makes network interfaces and starts containers; use sudo")
-	}
 	h := &host{Options: o}
 	if !o.BuildTime.IsZero() && time.Now().Before(o.BuildTime) {
 		h.warn("the clock says %s, which is before this skiff was built (%s); certificates made now may be refused later",
