@@ -102,6 +102,7 @@ func (c *cluster) apply(ctx context.Context, u *unstructured.Unstructured) (ref,
 	r := refOf(u)
 	client, err := c.client(&r)
 	if err != nil {
+		r.loose = true
 		return r, fmt.Errorf("find kind of %s: %w", r, err)
 	}
 	u.SetNamespace(r.Namespace)

@@ -21,13 +21,17 @@ type ref struct {
 	Kind       string `json:"kind"`
 	Namespace  string `json:"namespace,omitempty"`
 	Name       string `json:"name"`
+
+	// loose means that the kind was unknown when the ref was made, so that
+	// nobody can say yet whether it has a namespace.
+	loose bool
 }
 
 func (r ref) gvk() schema.GroupVersionKind { return schema.FromAPIVersionAndKind(r.APIVersion, r.Kind) }
 
 // same reports whether two refs are one object, whatever the version.
 func (r ref) same(o ref) bool {
-	return r.gvk().GroupKind() == o.gvk().GroupKind() && r.Namespace == o.Namespace && r.Name == o.Name
+	return r.gvk().GroupKind() == o.gvk().GroupKind() && r.Name == o.Name && (r.Namespace == o.Namespace || r.loose || o.loose)
 }
 
 // String implements fmt.Stringer.

@@ -277,7 +277,11 @@ func (w *worker) bundledError() error {
 
 // remember adds refs to those that may have to be pruned.
 func (st *state) remember(refs []ref) {
-	st.before = append(st.before, stale(refs, st.before)...)
+	for _, r := range stale(refs, st.before) {
+		if !r.loose { // It has never been applied.
+			st.before = append(st.before, r)
+		}
+	}
 }
 
 // tell reports every state's error once, and takes it back.
@@ -290,7 +294,7 @@ func (w *worker) tell() {
 		switch {
 		case msg == "" && st.told != "":
 			w.o.Notes.Clear("manifest/" + name)
-			w.o.Logger.Info("manifest works now", "manifest", st.src.Path)
+			w.o.Logger.Info("manifest works now", "manifest", name)
 		case msg != "" && msg != st.told:
 			w.o.Notes.Set("manifest/"+name, msg)
 			w.o.Logger.Warn("manifest does not work", "manifest", st.src.Path, "error", st.err)

@@ -29,12 +29,10 @@ func newClient(kubeconfig string) (*client, error) {
 	return &client{c}, nil
 }
 
-// waitAllowed waits, at most d, until the API answers and lets us watch what
-// CoreDNS needs. Informers that start earlier would be refused and then wait
+// waitAllowed waits until the API answers and lets us watch what CoreDNS needs,
+// or ctx ends. Informers that start earlier would be refused and then wait
 // out their own growing back-off, which at first start costs seconds.
-func (c *client) waitAllowed(ctx context.Context, d time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
+func (c *client) waitAllowed(ctx context.Context) {
 	review := &authv1.SelfSubjectAccessReview{Spec: authv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authv1.ResourceAttributes{Verb: "watch", Group: "discovery.k8s.io", Resource: "endpointslices"},
 	}}

@@ -56,7 +56,8 @@ type adaptation struct {
 // the list of changes. An error is the user's to repair.
 func adapt(text string, a adaptation) (string, error) {
 	text = strings.ReplaceAll(text, etcDir, a.Dir+"/")
-	if err := checkImports(text, a.Dir); err != nil {
+	text, err := imports(text, a.Dir)
+	if err != nil {
 		return "", err
 	}
 	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(text), accepted())
@@ -76,21 +77,28 @@ func adapt(text string, a adaptation) (string, error) {
 }
 
 // importLine finds the imports of a Corefile.
-var importLine = regexp.MustCompile(`(?m)^\s*import\s+"?([^\s"]+)`)
+var importLine = regexp.MustCompile(`(?m)^[ \t]*import[ \t]+"?([^\s"]+).*$`)
 
-// checkImports refuses imports of files other than those from ConfigMaps: who may
-// write a ConfigMap may not thereby read the host's files.
-func checkImports(text, dir string) error {
-	for _, m := range importLine.FindAllStringSubmatch(text, -1) {
-		name := m[1]
+// imports refuses to import files other than those from ConfigMaps: who may
+// write a ConfigMap may not thereby read the host's files. Imports that match no
+// file are removed; caddy would warn of them.
+func imports(text, dir string) (string, error) {
+	var problem error
+	text = importLine.ReplaceAllStringFunc(text, func(line string) string {
+		name := importLine.FindStringSubmatch(line)[1]
 		if !strings.ContainsAny(name, "/.*?[") { // the name of a snippet
-			continue
+			return line
 		}
 		if !inside(name, dir) {
-			return fmt.Errorf("import %s: only files below %s can be imported", name, etcDir)
+			problem = fmt.Errorf("import %s: only files below %s can be imported", name, etcDir)
+			return line
 		}
-	}
-	return nil
+		if files, err := filepath.Glob(name); err == nil && len(files) == 0 && strings.ContainsAny(name, "*?[") {
+			return ""
+		}
+		return line
+	})
+	return text, problem
 }
 
 func inside(name, dir string) bool {

@@ -142,11 +142,13 @@ func (s *Server) serve(ctx context.Context, client *client, listen netip.AddrPor
 	wg.Go(func() { resolvers.watch(ctx) })
 
 	s.setProblem("waiting for permission to watch Services; group " + agentsGroup + " needs the bundled RBAC rules")
-	client.waitAllowed(ctx, firstWait)
+	first, cancelFirst := context.WithTimeout(ctx, firstWait)
+	defer cancelFirst()
+	client.waitAllowed(first)
 	in := newInputs(client, kick)
 	wg.Go(func() { in.run(ctx) })
 	s.setProblem("waiting for the API server")
-	in.waitSynced(ctx, firstWait)
+	in.waitSynced(first)
 
 	eng := &engine{o: s.o, listen: listen, report: reporter{client: client, notes: s.o.Notes, logger: s.o.Logger}}
 	defer eng.stop()
@@ -176,7 +178,7 @@ func (s *Server) serve(ctx context.Context, client *client, listen netip.AddrPor
 const (
 	// firstWait bounds how long the start waits for the API: without it names
 	// outside the cluster are resolved all the same.
-	firstWait = 10 * time.Second
+	firstWait = 5 * time.Second
 	// settleTime lets several changes become one restart of CoreDNS.
 	settleTime = 200 * time.Millisecond
 )

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -71,10 +70,8 @@ func (in *inputs) run(ctx context.Context) {
 	}
 }
 
-// waitSynced waits until everything has been listed once, at most d.
-func (in *inputs) waitSynced(ctx context.Context, d time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
+// waitSynced waits until everything has been listed once or ctx ends.
+func (in *inputs) waitSynced(ctx context.Context) {
 	cache.WaitForCacheSync(ctx.Done(), in.main.HasSynced, in.custom.HasSynced, in.nodes.HasSynced)
 }
 
