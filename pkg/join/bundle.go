@@ -56,6 +56,8 @@ type record struct {
 	Version int     `json:"version"`
 	Node    string  `json:"node"`
 	Cluster Cluster `json:"cluster"`
+	// Lifetime is that of Response.
+	Lifetime int64 `json:"lifetime"`
 }
 
 const recordFile = "bundle.json"
@@ -74,6 +76,7 @@ type disk struct {
 // ever meets a certificate with the key of another.
 func newDisk(store *pki.Store, cred, apiServer string, facts pki.Facts) (*disk, error) {
 	d := &disk{tls: store, cred: cred, apiServer: apiServer, facts: facts, keys: map[string]crypto.Signer{}}
+	d.learnLifetime(0)
 	for _, dir := range []string{store.Dir, cred} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make directory of the node's identity: %w", err)
@@ -97,7 +100,35 @@ func newDisk(store *pki.Store, cred, apiServer string, facts pki.Facts) (*disk, 
 		}
 		d.keys[spec.Name] = key
 	}
+	if r, err := d.record(); err == nil {
+		d.learnLifetime(r.Lifetime)
+	}
 	return d, nil
+}
+
+// record reads what was written last of an earlier join.
+func (d *disk) record() (record, error) {
+	var r record
+	data, err := os.ReadFile(filepath.Join(d.cred, recordFile))
+	if err != nil {
+		return r, err //nolint:wrapcheck // The caller tells what it is about.
+	}
+	if err := json.Unmarshal(bytes.TrimSpace(data), &r); err != nil {
+		return r, fmt.Errorf("parse %s: %w", recordFile, err)
+	}
+	if r.Version != Version {
+		return r, fmt.Errorf("%s has version %d, expected %d", recordFile, r.Version, Version)
+	}
+	return r, nil
+}
+
+// learnLifetime takes over the lifetime the server gives its certificates; as
+// long as it is unknown any is right.
+func (d *disk) learnLifetime(seconds int64) {
+	d.tls.Lifetime = pki.AuthorityLifetime
+	if seconds > 0 {
+		d.tls.Lifetime = time.Duration(seconds) * time.Second
+	}
 }
 
 // serverCA returns the authority of an earlier join, or nil.
@@ -190,6 +221,7 @@ func (d *disk) requests() (map[string]string, error) {
 // record. It reports false, and leaves out the record, if certificates are
 // missing still.
 func (d *disk) store(resp *Response) (bool, error) {
+	d.learnLifetime(resp.Lifetime)
 	for name, text := range map[string]string{pki.ServerCA: resp.ServerCA, pki.ClientCA: resp.ClientCA} {
 		if _, err := pki.ParseCerts([]byte(text)); err != nil {
 			return false, fmt.Errorf("the server's answer: %s: %w", name, err)
@@ -222,7 +254,7 @@ func (d *disk) store(resp *Response) (bool, error) {
 			return false, fmt.Errorf("store kubeconfig: %w", err)
 		}
 	}
-	data, err := json.MarshalIndent(record{Version, d.facts.NodeName, resp.Cluster}, "", "  ")
+	data, err := json.MarshalIndent(record{Version, d.facts.NodeName, resp.Cluster, resp.Lifetime}, "", "  ")
 	if err != nil {
 		return false, fmt.Errorf("encode the cluster's settings: %w", err)
 	}
@@ -234,13 +266,12 @@ func (d *disk) store(resp *Response) (bool, error) {
 
 // load returns the bundle if it is complete and valid, else why it is not.
 func (d *disk) load() (*Bundle, string) {
-	data, err := os.ReadFile(filepath.Join(d.cred, recordFile))
+	r, err := d.record()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "this node has not joined before"
 	}
-	var r record
-	if err != nil || json.Unmarshal(bytes.TrimSpace(data), &r) != nil || r.Version != Version {
-		return nil, recordFile + " is damaged"
+	if err != nil {
+		return nil, err.Error()
 	}
 	if r.Node != d.facts.NodeName {
 		return nil, fmt.Sprintf("it was joined as node %q", r.Node)

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"time"
 
 	"skiff/pkg/pki"
 	"skiff/pkg/token"
@@ -185,6 +186,7 @@ func (s *Server) issue(req *Request) (*Response, error) {
 	resp := &Response{
 		Version: Version, Certificates: map[string]string{}, Cluster: s.Cluster(),
 		ServerCA: string(s.Store.CertPEM(pki.ServerCA)), ClientCA: string(s.Store.CertPEM(pki.ClientCA)),
+		Lifetime: int64(s.Store.Lifetime / time.Second),
 	}
 	facts := pki.Facts{NodeName: req.Node.Name, Addresses: req.Node.Addresses}
 	for name, text := range req.CSRs {

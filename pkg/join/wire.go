@@ -54,6 +54,9 @@ type Response struct {
 	ServerCA     string            `json:"serverCA"`
 	ClientCA     string            `json:"clientCA"`
 	Cluster      Cluster           `json:"cluster"`
+	// Lifetime is what the server gives certificates, in seconds. A node asks
+	// again for one that lives longer: it was issued by a wrong clock.
+	Lifetime int64 `json:"lifetime"`
 }
 
 // Cluster is what all nodes of a cluster share.

@@ -1,0 +1,388 @@
+package join
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"skiff/pkg/pki"
+	"skiff/pkg/token"
+)
+
+var (
+	quiet   = slog.New(slog.DiscardHandler)
+	day     = time.Date(2027, time.March, 1, 12, 0, 0, 0, time.UTC)
+	cluster = Cluster{
+		PodCIDR: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+		DNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, Domain: "cluster.local", FlannelBackend: "vxlan",
+	}
+	n1 = NodeInfo{Name: "n1", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.5")}}
+	n2 = NodeInfo{Name: "n2", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.6")}}
+)
+
+// world is a server and the time.
+type world struct {
+	t     *testing.T
+	now   time.Time
+	store *pki.Store
+	token token.Token
+	mux   *http.ServeMux
+	join  *Server
+	calls int
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, now: day, mux: http.NewServeMux()}
+	w.store = pki.NewStore(filepath.Join(t.TempDir(), "server"), w.clock, quiet)
+	w.store.Floor = day.AddDate(-30, 0, 0)
+	if _, err := w.store.Ensure(pki.Tree, pki.Facts{NodeName: "s1"}); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if w.token, err = token.Generate(w.store.CertPEM(pki.ServerCA)); err != nil {
+		t.Fatal(err)
+	}
+	w.join = &Server{
+		Store: w.store, Token: w.token, Cluster: func() Cluster { return cluster }, Logger: quiet,
+		Reserved: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("10.0.0.1/32")},
+	}
+	w.mux.HandleFunc(Path, func(rw http.ResponseWriter, r *http.Request) { w.calls++; w.join.ServeHTTP(rw, r) })
+	w.mux.HandleFunc(CACertsPath, func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = rw.Write(w.store.CertPEM(pki.ServerCA))
+	})
+	return w
+}
+
+func (w *world) clock() time.Time { return w.now }
+
+// listen serves the world over TLS.
+func (w *world) listen() string {
+	w.t.Helper()
+	s := httptest.NewUnstartedServer(w.mux)
+	s.TLS = &tls.Config{GetCertificate: w.store.ServingCertificate(pki.ServingAPI), ClientAuth: tls.RequestClientCert, Time: w.clock}
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	// httptest insists on a certificate of its own unless there is one.
+	c, err := s.TLS.GetCertificate(nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s.TLS.Certificates = []tls.Certificate{*c}
+	s.StartTLS()
+	w.t.Cleanup(s.Close)
+	return s.URL
+}
+
+func (w *world) client() *Client {
+	dir := w.t.TempDir()
+	return &Client{
+		Transport: InProcess(w.mux), Token: w.token, Clock: w.clock, Logger: quiet, APIServer: "https://127.0.0.1:6443",
+		TLSDir: filepath.Join(dir, "tls"), CredDir: filepath.Join(dir, "cred"),
+	}
+}
+
+func (w *world) remote() *Client {
+	c := w.client()
+	c.Transport, c.URL = nil, w.listen()
+	return c
+}
+
+func (w *world) mustJoin(c *Client, n NodeInfo) *Bundle {
+	w.t.Helper()
+	b, err := c.Join(w.t.Context(), n)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if b.Stale != nil {
+		w.t.Fatalf("not confirmed: %v", b.Stale)
+	}
+	return b
+}
+
+type down struct{}
+
+func (down) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("connection refused")
+}
+
+func TestJoinInProcessAndOverTheNetwork(t *testing.T) {
+	for name, client := range map[string]func(*world) *Client{"in process": (*world).client, "https": (*world).remote} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c := client(w)
+			b := w.mustJoin(c, n1)
+			if d := cmp.Diff(cluster, b.Cluster, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+				t.Error(d)
+			}
+			for _, spec := range pki.NodeTree {
+				pair, err := tls.LoadX509KeyPair(b.Cert(spec.Name), b.Key(spec.Name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := pair.Leaf.Subject.CommonName; got != strings.ReplaceAll(spec.CN, "{node}", "n1") {
+					t.Errorf("%s: %s", spec.Name, got)
+				}
+			}
+			config, err := os.ReadFile(b.Kubeconfig("kubelet"))
+			if err != nil || !bytes.Contains(config, []byte(b.Cert(pki.ClientKubelet))) {
+				t.Errorf("kubeconfig %s, %v", config, err)
+			}
+			before, err := os.ReadFile(b.Cert(pki.ClientKubelet))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.mustJoin(c, n1)
+			after, err := os.ReadFile(b.Cert(pki.ClientKubelet))
+			if err != nil || !bytes.Equal(before, after) {
+				t.Errorf("joining again replaced a good certificate (%v)", err)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	other := token.Token{CAHash: strings.Repeat("ab", 32), User: token.UserServer, Secret: "x"}
+	tests := []struct {
+		name   string
+		change func(w *world, c *Client, n *NodeInfo)
+		status int
+		is     error
+		calls  int
+	}{
+		{"wrong secret", func(_ *world, c *Client, _ *NodeInfo) { c.Token.Secret = "guess" }, http.StatusUnauthorized, nil, 1},
+		{"no token", func(_ *world, c *Client, _ *NodeInfo) { c.Token = token.Token{} }, http.StatusUnauthorized, nil, 1},
+		{"another server: nothing is sent", func(_ *world, c *Client, _ *NodeInfo) { c.Token = other }, 0, token.ErrCAMismatch, 0},
+		{"node name", func(_ *world, _ *Client, n *NodeInfo) { n.Name = "../x" }, http.StatusBadRequest, nil, 1},
+		{"address of the server", func(_ *world, _ *Client, n *NodeInfo) { n.Addresses = []netip.Addr{netip.MustParseAddr("10.0.0.1")} }, http.StatusForbidden, nil, 1},
+		{"address of the API service", func(_ *world, _ *Client, n *NodeInfo) {
+			n.Addresses = []netip.Addr{netip.MustParseAddr("::ffff:10.43.0.1")}
+		}, http.StatusForbidden, nil, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			c, n := w.remote(), n1
+			tt.change(w, c, &n)
+			_, err := c.Join(t.Context(), n)
+			ref, _ := errors.AsType[*RefusedError](err)
+			if err == nil || (tt.status != 0 && (ref == nil || ref.Status != tt.status)) || (tt.is != nil && !errors.Is(err, tt.is)) {
+				t.Errorf("error %v", err)
+			}
+			if w.calls != tt.calls {
+				t.Errorf("%d calls reached the server, want %d", w.calls, tt.calls)
+			}
+		})
+	}
+}
+
+// TestNodeStaysInItsName joins n1 and then calls with its certificate only.
+func TestNodeStaysInItsName(t *testing.T) {
+	w := newWorld(t)
+	c := w.remote()
+	w.mustJoin(c, n1)
+	c.Token.Secret = "" // The certificate is enough from now on.
+	w.now = day.AddDate(0, 10, 0)
+	if b := w.mustJoin(c, n1); !b.RenewAt.After(w.now) {
+		t.Errorf("not renewed by certificate: %s", b.RenewAt)
+	}
+	_, err := c.Join(t.Context(), n2)
+	if ref, ok := errors.AsType[*RefusedError](err); !ok || ref.Status != http.StatusForbidden {
+		t.Errorf("n1 asked for the certificates of n2: %v", err)
+	}
+}
+
+// TestForgedCSR posts by hand what the client would not.
+func TestForgedCSR(t *testing.T) {
+	w := newWorld(t)
+	key, _, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	forge := func(s pki.Spec, f pki.Facts) string {
+		csr, err := pki.NewCSR(s, f, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(csr)
+	}
+	tests := []struct {
+		name, csr string
+		status    int
+	}{
+		{pki.ClientKubelet, forge(pki.Spec{CN: "system:admin", Org: []string{"system:masters"}}, pki.Facts{}), http.StatusForbidden},
+		{pki.ClientKubelet, forge(pki.NodeTree[0], pki.Facts{NodeName: "n2"}), http.StatusForbidden},
+		{pki.ServingKubelet, forge(pki.NodeTree[1], pki.Facts{NodeName: "n1", Addresses: n2.Addresses}), http.StatusForbidden},
+		{pki.ClientKubelet, "x", http.StatusBadRequest},
+		{pki.ClientAdmin, "x", http.StatusBadRequest},
+	}
+	for _, tt := range tests {
+		body, err := json.Marshal(Request{Version: Version, Node: n1, CSRs: map[string]string{tt.name: tt.csr}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.post(body); got != tt.status {
+			t.Errorf("%s: status %d, want %d", tt.name, got, tt.status)
+		}
+	}
+	if got := w.post(bytes.Repeat([]byte("x"), maxRequest+1)); got != http.StatusRequestEntityTooLarge {
+		t.Errorf("oversized: %d", got)
+	}
+	if got := w.post([]byte(`{"version":99,"node":{"name":"n1"}}`)); got != http.StatusBadRequest {
+		t.Errorf("version 99: %d", got)
+	}
+}
+
+func (w *world) post(body []byte) int {
+	r := httptest.NewRequest(http.MethodPost, Path, bytes.NewReader(body))
+	r.SetBasicAuth(token.UserNode, w.token.Secret.Reveal())
+	rec := httptest.NewRecorder()
+	w.join.ServeHTTP(rec, r)
+	return rec.Code
+}
+
+func TestOfflineStart(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	w.mustJoin(c, n1)
+	c.Transport = down{}
+	b, err := c.Join(t.Context(), n1)
+	if err != nil || b.Stale == nil || b.Cluster.Domain != "cluster.local" {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	w.now = b.RenewAt.AddDate(0, 1, 0) // Due, and still valid.
+	if b, err = c.Join(t.Context(), n1); err != nil || b.Stale == nil {
+		t.Errorf("due: %v", err)
+	}
+	w.now = day.AddDate(3, 0, 0) // Expired.
+	if _, err = c.Join(t.Context(), n1); err == nil {
+		t.Error("an expired bundle was used")
+	}
+	c.Transport = InProcess(w.mux)
+	w.mustJoin(c, n1)
+}
+
+func TestDamageHeals(t *testing.T) {
+	w := newWorld(t)
+	c := w.client()
+	b := w.mustJoin(c, n1)
+	files := []string{b.Kubeconfig("kube-proxy"), filepath.Join(c.CredDir, recordFile), b.Cert(pki.ServerCA)}
+	for _, s := range pki.NodeTree {
+		files = append(files, b.Cert(s.Name), b.Key(s.Name))
+	}
+	for _, f := range files {
+		for _, damage := range []func() error{func() error { return os.Truncate(f, 0) }, func() error { return os.Remove(f) }} {
+			if err := damage(); err != nil {
+				t.Fatal(err)
+			}
+			offline := Client{Transport: down{}, Token: c.Token, Clock: w.clock, Logger: quiet, TLSDir: c.TLSDir, CredDir: c.CredDir}
+			if _, err := offline.Join(t.Context(), n1); err == nil {
+				t.Errorf("%s: damage was not noticed", f)
+			}
+			w.mustJoin(c, n1)
+		}
+	}
+}
+
+func TestNewAuthority(t *testing.T) {
+	old, fresh := newWorld(t), newWorld(t)
+	c := old.client()
+	b := old.mustJoin(c, n1)
+	c.Transport, c.Token = InProcess(fresh.mux), fresh.token
+	fresh.mustJoin(c, n1)
+	got, err := os.ReadFile(b.Cert(pki.ServerCA))
+	if err != nil || !bytes.Equal(got, fresh.store.CertPEM(pki.ServerCA)) {
+		t.Errorf("authority was not replaced: %v", err)
+	}
+}
+
+// TestLifetimeOfTheServer has a server that issues for longer and shorter than
+// the default: the node must not ask for ever.
+func TestLifetimeOfTheServer(t *testing.T) {
+	for _, life := range []time.Duration{24 * time.Hour, 3 * pki.DefaultLeafLifetime} {
+		w := newWorld(t)
+		w.store.Lifetime = life
+		c := w.client()
+		w.mustJoin(c, n1)
+		d, err := c.openDisk(n1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if csrs, err := d.requests(); err != nil || len(csrs) != 0 {
+			t.Errorf("%s: asks again for %d, %v", life, len(csrs), err)
+		}
+	}
+}
+
+func TestMemberWaitsJoinsAndRenews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		start := time.Now()
+		c := w.client()
+		c.Clock = func() time.Time { w.now = day.Add(time.Since(start)); return w.now }
+		w.store.Floor = time.Time{}
+		c.Transport = down{}
+		var seen []time.Time
+		m := &Member{Client: c, Node: n1, Changed: func(b *Bundle) { seen = append(seen, b.RenewAt) }, Logger: quiet}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- m.Run(ctx) }()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if err := m.Ready(ctx); err == nil || !strings.Contains(err.Error(), "connection refused") {
+			t.Errorf("ready without a server: %v", err)
+		}
+		c.mu.Lock()
+		c.Transport = InProcess(w.mux)
+		c.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if err := m.Ready(ctx); err != nil || len(seen) != 1 {
+			t.Fatalf("not joined: %v, %d", err, len(seen))
+		}
+		time.Sleep(m.Bundle().RenewAt.Sub(c.now()) + 2*lookEvery)
+		synctest.Wait()
+		if len(seen) != 2 || !seen[1].After(seen[0]) {
+			t.Errorf("renewals %v", seen)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func FuzzRequest(f *testing.F) {
+	f.Add([]byte(`{"version":1,"node":{"name":"n1","addresses":["10.0.0.5"]},"csrs":{"client-kubelet":"x"}}`))
+	f.Add([]byte(`{`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		req, err := parseRequest(body)
+		if err != nil {
+			return
+		}
+		if req.Version != Version || !nodeName.MatchString(req.Node.Name) {
+			t.Errorf("accepted %+v", req)
+		}
+		for name, text := range req.CSRs {
+			if specOf(name) == nil {
+				t.Errorf("accepted %q", name)
+			}
+			if csr, key, err := pki.ParseCSR([]byte(text)); err == nil && (csr == nil || key == nil) {
+				t.Error("parsed nothing without an error")
+			}
+		}
+	})
+}
