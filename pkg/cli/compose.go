@@ -1,15 +1,89 @@
 package cli
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"strings"
 
+	"skiff/internal/netx"
+	"skiff/pkg/agent"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
+	"skiff/pkg/join"
+	"skiff/pkg/kube"
+	"skiff/pkg/payload"
+	"skiff/pkg/server"
 	"skiff/pkg/status"
+	"skiff/pkg/token"
 )
 
-func compose(_ context.Context, _ *component.Group, _ config.Completed, _ *slog.Logger, _ status.Notes) (closeAll func() error, err error) {
-	return nil, errors.New("compose server: pkg/server and pkg/agent are not part of this build yet")
+// parts is what a server's composition needs besides its configuration.
+type parts struct {
+	logger *slog.Logger
+	notes  status.Notes
+	// fail stops the whole process with an error, for code of others that
+	// wants to exit.
+	fail func(error)
+}
+
+// compose adds the control plane, and the node unless it is left out, to the
+// group. The node joins as any other node does, only that its requests are
+// function calls. close releases what the node holds; call it after the group
+// has stopped.
+func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func() error, err error) {
+	err = kube.Setup(kube.Options{Extra: cfg.Extra, Gates: server.Gates(cfg), Fail: p.fail})
+	if err != nil {
+		return nil, usage(err)
+	}
+	srv, err := server.New(cfg, server.Options{Logger: p.logger, Notes: p.notes})
+	if err != nil {
+		return nil, err
+	}
+	refs := srv.AddTo(g)
+	if cfg.Server.DisableAgent {
+		// Otherwise the node sees to it.
+		if ip := cfg.InternalAddress; ip.IsValid() {
+			if err := netx.AddLoopbackAddress(ip); err != nil {
+				return nil, fmt.Errorf("give the host an internal address: %w", err)
+			}
+		}
+		return func() error { return nil }, nil
+	}
+
+	client, err := localJoin(cfg, srv, p.logger)
+	if err != nil {
+		return nil, err
+	}
+	files, err := payload.Open()
+	if err != nil {
+		return nil, err
+	}
+	node, err := agent.New(cfg, agent.Options{Logger: p.logger, Join: client, Payload: files, Notes: p.notes})
+	if err != nil {
+		return nil, err
+	}
+	node.AddTo(g, agent.After{API: refs.API, Front: refs.Front, Controllers: refs.Controllers})
+	return files.Close, nil
+}
+
+// localJoin is how the node in this process joins: with the server's own token
+// and without a network.
+func localJoin(cfg config.Completed, srv *server.Server, logger *slog.Logger) (*join.Client, error) {
+	text, err := os.ReadFile(srv.Token())
+	if err != nil {
+		return nil, fmt.Errorf("read join token: %w", err)
+	}
+	t, err := token.Parse(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("read join token %s: %w", srv.Token(), err)
+	}
+	return &join.Client{
+		Transport: srv.InProcess(),
+		URL:       cfg.LocalURL(),
+		Token:     t,
+		TLSDir:    cfg.Paths.AgentTLS(),
+		CredDir:   cfg.Paths.AgentCred(),
+		Logger:    logger.With("component", "join"),
+	}, nil
 }

@@ -18,6 +18,7 @@ import (
 	"skiff/pkg/config"
 	"skiff/pkg/log"
 	"skiff/pkg/notify"
+	"skiff/pkg/preflight"
 	"skiff/pkg/status"
 	"skiff/pkg/version"
 )
@@ -31,6 +32,9 @@ func serverCommand() *cli.Command {
 		Usage: "run the control plane, and by default a node, on this machine",
 		Flags: optionFlags(config.RoleServer),
 		Action: func(c *cli.Context) error {
+			if err := preflight.Root(); err != nil {
+				return err
+			}
 			completed, origins, err := load(c, config.RoleServer)
 			if err != nil {
 				return err
@@ -68,7 +72,17 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
 		Source: g, Notes: notes, Logger: logger.With("component", "status"),
 	})
-	closeAll, err := compose(ctx, g, cfg, logger, notes)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failures := make(chan error, 1) // the first; what follows are its consequences
+	fail := func(err error) {
+		select {
+		case failures <- err:
+		default:
+		}
+		cancel(err)
+	}
+	closeAll, err := compose(g, cfg, parts{logger: logger, notes: notes, fail: fail})
 	if err != nil {
 		return err
 	}
@@ -86,9 +100,14 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		}
 	}()
 	err = runGroup(ctx, g, manager, logger)
-	restore()
+	cancel(nil)
 	<-announced
-	return err
+	select {
+	case failed := <-failures:
+		return errors.Join(failed, err)
+	default:
+		return err
+	}
 }
 
 // bridgeLogs brings the libraries' log records into ours.
