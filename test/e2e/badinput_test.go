@@ -29,7 +29,7 @@ func TestBadInput(t *testing.T) {
 		"bad value":          {[]string{"skiff", "server", "--cluster-cidr=10.42.0.0/40"}, []string{"cluster-cidr", "10.42.0.0/40"}},
 		"unknown database":   {[]string{"skiff", "server", "--datastore-endpoint=oracle://x"}, []string{"datastore-endpoint", "oracle"}},
 		"not root":           {[]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "skiff", "server"}, []string{"root"}},
-		"full disk":          {[]string{"skiff", "server", "--data-dir=/var/lib/full"}, []string{"/var/lib/full", "space"}},
+		"full disk":          {[]string{"skiff", "server", "--data-dir=/var/lib/full"}, []string{"/var/lib/full", "no room"}},
 		"read-only data dir": {[]string{"skiff", "server", "--data-dir=/var/lib/readonly"}, []string{"/var/lib/readonly", "read-only"}},
 	} {
 		t.Run(name, func(t *testing.T) { oneError(t, h.For(t).Exec(c.args...), c.want...) })

@@ -31,6 +31,9 @@ func mountAll(s spec) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
+	if err := openSources(&s); err != nil {
+		return err
+	}
 	const quiet = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	steps := []func() error{
 		func() error { return mount("proc", "/proc", "proc", quiet, "") },
@@ -56,40 +59,37 @@ func mountAll(s spec) error {
 	return nil
 }
 
-// opened names the sources of bind mounts by file descriptor, so that they are
-// found even after something was mounted over the way to them.
-type opened struct{ dir, binary string }
-
-func openSources(s spec) (opened, error) {
-	var o opened
-	for path, to := range map[string]*string{s.Dir: &o.dir, s.Binary: &o.binary} {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return o, fmt.Errorf("open %s: %w", path, err)
-		}
-		*to = fmt.Sprintf("/proc/self/fd/%d", fd)
+// openSources names the sources of bind mounts by file descriptor, so that they
+// are found even after something was mounted over the way to them.
+func openSources(s *spec) error {
+	paths := []*string{&s.Dir, &s.Binary}
+	for i := range s.Binds {
+		paths = append(paths, &s.Binds[i].From)
 	}
-	return o, nil
+	for _, path := range paths {
+		fd, err := unix.Open(*path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", *path, err)
+		}
+		*path = fmt.Sprintf("/proc/self/fd/%d", fd)
+	}
+	return nil
 }
 
 // bind mounts the host's directories and the binary under test.
 func bind(s spec) error {
-	from, err := openSources(s)
-	if err != nil {
-		return err
-	}
-	target := filepath.Join(from.dir, "bin", "skiff")
+	target := filepath.Join(s.Dir, "bin", "skiff")
 	if err := touch(target); err != nil {
 		return err
 	}
-	if err := mount(from.binary, target, "", unix.MS_BIND, ""); err != nil {
+	if err := mount(s.Binary, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	if err := mount(filepath.Join(from.dir, "bin"), "/usr/local/bin", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := mount(filepath.Join(s.Dir, "bin"), "/usr/local/bin", "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return err
 	}
 	for to, sub := range privateDirs {
-		if err := mount(filepath.Join(from.dir, sub), to, "", unix.MS_BIND, ""); err != nil {
+		if err := mount(filepath.Join(s.Dir, sub), to, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
 	}
