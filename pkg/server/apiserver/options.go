@@ -22,6 +22,9 @@ const extraArgs = "kube-apiserver-arg"
 // needs otherwise, and what the user passes through.
 func (a *APIServer) options() (*apioptions.ServerRunOptions, error) {
 	o := apioptions.NewServerRunOptions()
+	// Making the flags sets some fields to their defaults: first the flags, then
+	// our settings, then the user's.
+	sets := o.Flags()
 	if err := a.setServing(o); err != nil {
 		return nil, err
 	}
@@ -30,7 +33,7 @@ func (a *APIServer) options() (*apioptions.ServerRunOptions, error) {
 	if err := a.setCluster(o); err != nil {
 		return nil, err
 	}
-	if err := kube.ApplyArgs(extraArgs, o.Flags(), a.Config.Extra.APIServer); err != nil {
+	if err := kube.ApplyArgs(extraArgs, sets, a.Config.Extra.APIServer); err != nil {
 		return nil, err
 	}
 	return o, nil

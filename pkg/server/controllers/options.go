@@ -20,6 +20,9 @@ func (c *Controllers) options(loopback *rest.Config) (*kcmoptions.KubeController
 	if err != nil {
 		return nil, fmt.Errorf("make options of %s: %w", name, err)
 	}
+	// Making the flags sets some fields to their defaults: first the flags, then
+	// our settings, then the user's.
+	sets := o.Flags(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	tls := func(file string) string { return filepath.Join(c.Config.Paths.ServerTLS(), file) }
 
 	// Without this, upstream looks for a service account of its own pod.
@@ -56,7 +59,6 @@ func (c *Controllers) options(loopback *rest.Config) (*kcmoptions.KubeController
 		*signer.cert, *signer.key = tls(signer.ca+".crt"), tls(signer.ca+".key")
 	}
 
-	sets := o.Flags(app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	if err := kube.ApplyArgs(extraArgs, sets, c.Config.Extra.ControllerManager); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,353 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff/pkg/component"
+	"skiff/pkg/config"
+	"skiff/pkg/kube"
+	"skiff/pkg/status"
+)
+
+// testConfig is a server without a node, below a directory of the test.
+func testConfig(t *testing.T) config.Completed {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	raw := config.Default()
+	raw.DataDir = filepath.Join(dir, "data")
+	raw.Server.DisableAgent = true
+	raw.Server.BindAddress = netip.MustParseAddr("127.0.0.1")
+	raw.Server.AdvertiseAddress = netip.MustParseAddr("192.0.2.1")
+	raw.Server.Port = l.Addr().(*net.TCPAddr).Port
+	raw.Server.WriteKubeconfig = filepath.Join(dir, "skiff.yaml")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	addr := []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	cfg, err := raw.Complete(config.RoleServer, config.Facts{Hostname: "n1", WorkingDir: dir, RouteAddresses: addr, Addresses: addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Paths.Run = filepath.Join(dir, "run")
+	return cfg
+}
+
+// testModule uses everything a Host offers.
+type testModule struct {
+	host  Host
+	ready chan error
+}
+
+func (m *testModule) Name() string { return "test" }
+
+func (m *testModule) Install(h Host) error {
+	m.host = h
+	h.Handle("/v1-skiff/test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	h.Manifests(fstest.MapFS{"test.yaml": &fstest.MapFile{Data: []byte(`
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: test-module}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [get]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: test-module}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: test-module}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "skiff:module:test"}]
+`)}})
+	h.Add(component.Func("test-module", func(ctx context.Context) error {
+		_, err := h.Client()
+		m.ready <- err
+		<-ctx.Done()
+		return nil
+	}, nil), AfterAPI)
+	return nil
+}
+
+// running is a server that runs until the test ends.
+type running struct {
+	*Server
+
+	cfg    config.Completed
+	client kubernetes.Interface // as the person with the kubeconfig
+	http   *http.Client         // likewise
+	module *testModule
+}
+
+// startServer runs a server and waits until all of it is ready. It can be
+// called once per process: the components cannot be started twice.
+func startServer(t *testing.T) *running {
+	t.Helper()
+	begin := time.Now()
+	cfg := testConfig(t)
+	logger := slog.New(slog.NewTextHandler(t.Output(), nil))
+	fail := func(err error) { t.Error(err) }
+	if err := kube.Setup(kube.Options{Extra: cfg.Extra, Gates: Gates(cfg), Fail: fail}); err != nil {
+		t.Fatal(err)
+	}
+	m := &testModule{ready: make(chan error, 1)}
+	s, err := New(cfg, Options{Logger: logger, Notes: &status.NoteBook{}, Modules: []Module{m}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := component.NewGroup(logger)
+	s.AddTo(g)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		stop := time.Now()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		if d := time.Since(stop); d > 10*time.Second {
+			t.Errorf("stop took %s, want at most 10s", d)
+		}
+	})
+	select {
+	case <-g.Ready():
+	case err := <-done:
+		done <- nil
+		t.Fatalf("server stopped while starting: %v", err)
+	case <-time.After(time.Minute):
+		t.Fatalf("server is not ready after a minute: %+v", g.Status())
+	}
+	t.Logf("ready after %s", time.Since(begin))
+	for _, st := range g.Status() {
+		t.Logf("%-24s ready %s after its start", st.Name, st.ReadyAfter)
+	}
+	rc, err := clientcmd.BuildConfigFromFlags("", cfg.Server.WriteKubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{Server: s, cfg: cfg, module: m}
+	if r.http, err = rest.HTTPClientFor(rc); err != nil {
+		t.Fatal(err)
+	}
+	if r.client, err = kubernetes.NewForConfig(rc); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// eventually waits until fn says yes.
+func eventually(t *testing.T, what string, fn func(ctx context.Context) (bool, error)) {
+	t.Helper()
+	if err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 30*time.Second, true, fn); err != nil {
+		t.Errorf("wait for %s: %v", what, err)
+	}
+}
+
+func TestServer(t *testing.T) {
+	r := startServer(t)
+	t.Run("every health check passes", r.testReadyz)
+	t.Run("kubernetes service points at the front", r.testKubernetesService)
+	t.Run("a deployment becomes pods", r.testDeployment)
+	t.Run("a node is initialised", r.testNode)
+	t.Run("nobody gets in without credentials", r.testAnonymous)
+	t.Run("tokens are issued for the cluster's name", r.testIssuer)
+	t.Run("a module can do what it may", r.testModule)
+	t.Run("a second server is refused", r.testSecond)
+}
+
+func (r *running) testReadyz(t *testing.T) {
+	body, err := r.client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
+	if err != nil || string(body) != "ok" {
+		t.Errorf("/readyz = %q, %v", body, err)
+	}
+}
+
+func (r *running) testKubernetesService(t *testing.T) {
+	eventually(t, "EndpointSlice default/kubernetes", func(ctx context.Context) (bool, error) {
+		s, err := r.client.DiscoveryV1().EndpointSlices("default").Get(ctx, "kubernetes", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if diff := cmp.Diff([]string{"192.0.2.1"}, s.Endpoints[0].Addresses); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(int32(r.cfg.Server.Port), *s.Ports[0].Port); diff != "" {
+			t.Error(diff)
+		}
+		return true, nil
+	})
+}
+
+func (r *running) testDeployment(t *testing.T) {
+	labels, replicas := map[string]string{"app": "web"}, int32(3)
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "web", Image: "web"}}},
+			},
+		},
+	}
+	if _, err := r.client.AppsV1().Deployments("default").Create(t.Context(), d, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "three pods that the scheduler has looked at", func(ctx context.Context) (bool, error) {
+		pods, err := r.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=web"})
+		if err != nil {
+			return false, err
+		}
+		seen := 0
+		for _, p := range pods.Items {
+			for _, c := range p.Status.Conditions {
+				if c.Type == corev1.PodScheduled {
+					seen++
+				}
+			}
+		}
+		return seen == 3, nil
+	})
+}
+
+func (r *running) testNode(t *testing.T) {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "n1", Annotations: map[string]string{"alpha.kubernetes.io/provided-node-ip": "192.0.2.1"}},
+		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "node.cloudprovider.kubernetes.io/uninitialized", Value: "true", Effect: corev1.TaintEffectNoSchedule}}},
+	}
+	if _, err := r.client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var last *corev1.Node
+	defer func() {
+		if t.Failed() {
+			t.Logf("spec %+v, addresses %+v", last.Spec, last.Status.Addresses)
+		}
+	}()
+	eventually(t, "node with addresses, provider ID and pod range, and without the taint", func(ctx context.Context) (bool, error) {
+		n, err := r.client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		last = n
+		for _, taint := range n.Spec.Taints {
+			if taint.Key == "node.cloudprovider.kubernetes.io/uninitialized" {
+				return false, nil
+			}
+		}
+		return n.Spec.ProviderID == "skiff://n1" && len(n.Status.Addresses) == 2 && n.Spec.PodCIDR != "", nil
+	})
+}
+
+func (r *running) testAnonymous(t *testing.T) {
+	rc, err := clientcmd.BuildConfigFromFlags("", r.cfg.Server.WriteKubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kubernetes.NewForConfig(rest.AnonymousClientConfig(rc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{}); !apierrors.IsUnauthorized(err) {
+		t.Errorf("list namespaces without credentials: %v, want unauthorized", err)
+	}
+}
+
+func (r *running) testIssuer(t *testing.T) {
+	body, err := r.client.Discovery().RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Issuer string   `json:"issuer"`
+		Algs   []string `json:"id_token_signing_alg_values_supported"`
+	}
+	if err := json.Unmarshal(body, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Issuer != "https://kubernetes.default.svc.cluster.local" || !cmp.Equal(got.Algs, []string{"ES256"}) {
+		t.Errorf("OIDC discovery = %+v", got)
+	}
+}
+
+func (r *running) testModule(t *testing.T) {
+	if err := <-r.module.ready; err != nil {
+		t.Errorf("Client after AfterAPI: %v", err)
+	}
+	rc, err := r.module.host.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the right that the module's manifest grants", func(ctx context.Context) (bool, error) {
+		_, err := c.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+		if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	if _, err := c.CoreV1().Secrets("kube-system").List(t.Context(), metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("list secrets as the module: %v, want forbidden", err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.cfg.LocalURL()+"/v1-skiff/test", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := resp.Body.Close(); err != nil {
+		t.Error(err)
+	}
+	if resp.StatusCode != http.StatusTeapot {
+		t.Errorf("the module's route answers %s", resp.Status)
+	}
+}
+
+// testSecond starts another server on the same port: it has to fail before it
+// writes anything.
+func (r *running) testSecond(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Server.Port = r.cfg.Server.Port
+	s, err := New(cfg, Options{Logger: slog.New(slog.DiscardHandler), Notes: &status.NoteBook{}})
+	if err == nil {
+		t.Fatal("New succeeded although the port is in use", s.front.Close())
+	}
+	if !strings.Contains(err.Error(), "--https-listen-port") {
+		t.Errorf("New = %v, want an error that names the option", err)
+	}
+	if _, err := os.Stat(cfg.DataDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("New has made the data directory (%v)", err)
+	}
+}
