@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"skiff/internal/backoff"
 )
 
 // How often readiness is looked at. Until a component is ready, others wait for
 // it, so the polls are dense; later they only serve the person who asks for the
 // status, and an idle machine should stay idle.
 const (
-	pollMin      = 20 * time.Millisecond
+	pollMin      = 5 * time.Millisecond
 	pollMax      = 200 * time.Millisecond
+	pollShare    = 20 // while starting: at most 1/20 of the time waited so far is lost
 	pollReady    = 5 * time.Second
 	pollDegraded = time.Second
 	checkLimit   = 10 * time.Second // for one call of Ready
@@ -26,7 +25,6 @@ const (
 func (n *node) watch(ctx context.Context) {
 	started := time.Now()
 	nextLog := started.Add(firstWaitLog)
-	quick := backoff.Sequence{Min: pollMin, Max: pollMax}
 	wasReady := false
 	for {
 		err := n.checkOnce(ctx)
@@ -53,7 +51,7 @@ func (n *node) watch(ctx context.Context) {
 			pause = pollDegraded
 		default:
 			n.enter(Starting, err.Error())
-			pause = quick.Next()
+			pause = min(max(now.Sub(started)/pollShare, pollMin), pollMax)
 		}
 		if err != nil && !now.Before(nextLog) {
 			n.logMissing(err, wasReady, now.Sub(started))
