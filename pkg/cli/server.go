@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -74,11 +75,13 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	})
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	failures := make(chan error, 1) // the first; what follows are its consequences
+	failures := make(chan error, 1)
 	fail := func(err error) {
-		select {
-		case failures <- err:
-		default:
+		if !ending(ctx, g) { // what fails while the rest stops is a consequence
+			select {
+			case failures <- err:
+			default:
+			}
 		}
 		cancel(err)
 	}
@@ -161,6 +164,13 @@ func runGroup(ctx context.Context, g *component.Group, manager notify.Notifier, 
 		}
 		return fmt.Errorf("stop: after %s these still run and are left: %s", stopLimit, strings.Join(late, ", "))
 	}
+}
+
+// ending reports whether the stop has begun.
+func ending(ctx context.Context, g *component.Group) bool {
+	return ctx.Err() != nil || slices.ContainsFunc(g.Status(), func(s component.Status) bool {
+		return s.State == component.Stopping || s.State == component.Stopped || s.State == component.Failed
+	})
 }
 
 // announce tells the service manager and the person at the terminal, once,
