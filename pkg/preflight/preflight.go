@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/pkg/paths"
 )
 
 // Options says what skiff is about to use.
@@ -108,7 +110,7 @@ func (h *host) checkOverlay() {
 		return
 	}
 	release := strings.TrimSpace(h.read("/proc/sys/kernel/osrelease"))
-	if strings.Contains(h.read("/lib/modules/"+release+"/modules.dep"), "/overlay.ko") {
+	if strings.Contains(h.read(filepath.Join(paths.Modules, release, "modules.dep")), "/overlay.ko") {
 		return // the kernel loads it on the first mount
 	}
 	if h.Overlayfs {
