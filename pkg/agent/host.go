@@ -14,11 +14,19 @@ import (
 	"skiff/pkg/paths"
 )
 
+// executables are the names in the payload that a node runs.
+func executables() []string {
+	return []string{
+		"runc", "containerd-shim-runc-v2", "pause", "nft",
+		"bridge", "host-local", "loopback", "portmap", "bandwidth",
+	}
+}
+
 // prepareHost does what must be done before anything of the node starts: the
 // helper executables are staged, a host without an address gets one, and mounts
 // made by pods can be seen where they have to be.
 func (a *Agent) prepareHost(context.Context) error {
-	if err := a.o.Payload.Stage(a.cfg.Paths.Bin()); err != nil {
+	if err := a.o.Payload.Stage(a.cfg.Paths.Bin(), executables()...); err != nil {
 		return err
 	}
 	if ip := a.cfg.InternalAddress; ip.IsValid() {
