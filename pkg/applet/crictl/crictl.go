@@ -80,6 +80,17 @@ func (e *environment) root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, TraverseChildren: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	root.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+			return fmt.Errorf("unknown command %q; did you mean %s?", args[0], strings.Join(like, " or "))
+		}
+		return fmt.Errorf("unknown command %q; crictl --help lists those there are", args[0])
+	}
+	root.Args = cobra.ArbitraryArgs
+	root.SuggestionsMinimumDistance = 2
 	f := root.Flags()
 	f.StringVarP(&e.runtimeEndpoint, "runtime-endpoint", "r", "", "endpoint of the runtime; default $CONTAINER_RUNTIME_ENDPOINT, else skiff's own containerd")
 	f.StringVarP(&e.imageEndpoint, "image-endpoint", "i", "", "endpoint of the image service; default $IMAGE_SERVICE_ENDPOINT, else that of the runtime")

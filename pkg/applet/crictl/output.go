@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -94,6 +95,7 @@ func withInfo(status proto.Message, info map[string]string) (map[string]any, err
 	if err != nil {
 		return nil, err
 	}
+	readableTimes(v)
 	out := map[string]any{"status": v}
 	for k, text := range info {
 		var parsed any
@@ -103,6 +105,30 @@ func withInfo(status proto.Message, info map[string]string) (map[string]any, err
 		out[k] = parsed
 	}
 	return out, nil
+}
+
+// readableTimes turns the times of a status, nanoseconds in the CRI, into the
+// form that crictl prints.
+func readableTimes(v any) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return
+	}
+	for _, k := range []string{"createdAt", "startedAt", "finishedAt"} {
+		text, ok := m[k].(string)
+		if !ok {
+			continue
+		}
+		nanos, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			continue
+		}
+		at := time.Time{}
+		if nanos != 0 {
+			at = time.Unix(0, nanos).UTC()
+		}
+		m[k] = at.Format(time.RFC3339Nano)
+	}
 }
 
 // id shortens an id for a table.
