@@ -59,6 +59,9 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
 	tuneRuntime()
+	if err := searchPayloadFirst(cfg); err != nil {
+		return err
+	}
 	logger, logFile, err := log.New(log.Options{Debug: cfg.Log.Debug, File: cfg.Log.File, Writer: stderr})
 	if err != nil {
 		return fmt.Errorf("open --log: %w", err)

@@ -1,0 +1,24 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+
+	"skiff/pkg/config"
+)
+
+// searchPayloadFirst puts the staged helper executables at the front of this
+// process's PATH. kube-proxy finds nft by name only (sigs.k8s.io/knftables,
+// exec.LookPath), and nft's output format differs between versions, so the one
+// that was tested with this skiff must win over the host's. It is called once,
+// before any goroutine that might look at the environment.
+func searchPayloadFirst(cfg config.Completed) error {
+	path := cfg.Paths.Bin()
+	if old := os.Getenv("PATH"); old != "" {
+		path += string(os.PathListSeparator) + old
+	}
+	if err := os.Setenv("PATH", path); err != nil {
+		return fmt.Errorf("put %s into PATH: %w", cfg.Paths.Bin(), err)
+	}
+	return nil
+}
