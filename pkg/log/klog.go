@@ -15,10 +15,16 @@ import (
 )
 
 // BridgeKlog sends everything the Kubernetes libraries log through klog to l,
-// with the component told by the package the record is from. Records of
-// V(n) with n > 0 are written as Debug when n ≤ verbosity, whether or not l
-// has Debug enabled: who asks for v=4 is to see it. It is called once, before
-// anything logs.
+// with the component told by the package the record is from. It is called
+// once, before anything logs.
+//
+// Upstream's levels are not ours. Its Info and Warning lines tell the way
+// there ("Skipping API … because it has no resources", twenty-five times a
+// start): they become Debug. Nearly everything it calls an error is retried
+// until it works: that becomes Warn, and Error is left for what a person has
+// to act upon. Who asks for verbosity, with --debug or a component's v=N, gets
+// upstream's Info as Info, and records of V(n) with n ≤ N as Debug whether or
+// not l has Debug enabled.
 func BridgeKlog(l *slog.Logger, verbosity int) {
 	// klog's own V check is set by its flag alone. The flag set is ours, so
 	// the process's command line is not touched, and the value is a number.
@@ -26,7 +32,7 @@ func BridgeKlog(l *slog.Logger, verbosity int) {
 	klog.InitFlags(fs)
 	_ = fs.Set("v", strconv.Itoa(verbosity))
 
-	h := &klogHandler{next: l.Handler(), verbosity: verbosity}
+	h := &klogHandler{next: l.Handler()}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(h),
 		klog.ContextualLogger(true),
 		klog.WriteKlogBuffer(h.writeBuffer))
@@ -35,24 +41,42 @@ func BridgeKlog(l *slog.Logger, verbosity int) {
 // klogHandler adapts logr's levels, 0 and below for V(0) and up, and adds the
 // component.
 type klogHandler struct {
-	next      slog.Handler
-	verbosity int
+	next slog.Handler
 }
 
 var _ slog.Handler = (*klogHandler)(nil)
 
 func (h *klogHandler) Enabled(ctx context.Context, l slog.Level) bool {
 	if l < slog.LevelInfo {
-		return int(-l) <= h.verbosity
+		return klog.V(klog.Level(-l)).Enabled()
 	}
-	return h.next.Enabled(ctx, l)
+	return h.next.Enabled(ctx, ours(l))
+}
+
+// levelFatal is upstream's level of a record that precedes its exit.
+const levelFatal = slog.LevelError + 4
+
+// ours translates upstream's level of a record without verbosity.
+func ours(l slog.Level) slog.Level {
+	switch {
+	case l >= levelFatal:
+		return slog.LevelError
+	case l >= slog.LevelError:
+		return slog.LevelWarn
+	case klog.V(1).Enabled():
+		return slog.LevelInfo
+	default:
+		return slog.LevelDebug
+	}
 }
 
 func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
+	r = r.Clone()
 	if r.Level < slog.LevelInfo {
 		r.Level = slog.LevelDebug
+	} else {
+		r.Level = ours(r.Level)
 	}
-	r = r.Clone()
 	if c := componentOf(functionAt(r.PC)); c != "" {
 		r.AddAttrs(slog.String(ComponentKey, c))
 	}
@@ -60,11 +84,11 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (h *klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &klogHandler{next: h.next.WithAttrs(attrs), verbosity: h.verbosity}
+	return &klogHandler{next: h.next.WithAttrs(attrs)}
 }
 
 func (h *klogHandler) WithGroup(name string) slog.Handler {
-	return &klogHandler{next: h.next.WithGroup(name), verbosity: h.verbosity}
+	return &klogHandler{next: h.next.WithGroup(name)}
 }
 
 // writeBuffer takes the lines of the unstructured calls (Infof, Warningf …).
@@ -75,6 +99,8 @@ func (h *klogHandler) writeBuffer(line []byte) {
 	function, verbose := klogCaller()
 	if verbose {
 		level = slog.LevelDebug // klog has checked the verbosity already.
+	} else {
+		level = ours(level)
 	}
 	ctx := context.Background()
 	if !verbose && !h.next.Enabled(ctx, level) {
@@ -98,8 +124,10 @@ func parseKlogLine(line []byte) (slog.Level, string) {
 	switch head[0] {
 	case 'W':
 		level = slog.LevelWarn
-	case 'E', 'F':
+	case 'E':
 		level = slog.LevelError
+	case 'F':
+		level = levelFatal
 	case 'I':
 	default:
 		message = line

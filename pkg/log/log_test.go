@@ -149,14 +149,26 @@ func TestKlog(t *testing.T) {
 	klog.FromContext(ctx).V(5).Info("not seen")
 	wantLines(t, &b,
 		"INFO  skiff: plain",
-		"WARN  skiff: warning 1",
-		`ERROR skiff: two\nlines`,
+		"INFO  skiff: warning 1",
+		`WARN  skiff: two\nlines`,
 		"INFO  skiff: structured pod=ns/name",
-		"ERROR skiff: failed err=broken",
+		"WARN  skiff: failed err=broken",
 		"DEBUG skiff: seen",
 		"DEBUG skiff: seen too a=1",
 		"DEBUG skiff: contextual x=y",
 	)
+}
+
+func TestKlogQuiet(t *testing.T) {
+	t.Cleanup(klog.ClearLogger)
+	var b bytes.Buffer
+	BridgeKlog(logTo(t, &b, false), 0)
+	klog.Info("not seen")
+	klog.InfoS("not seen")
+	klog.Warning("not seen")
+	klog.Error("seen")
+	klog.ErrorS(errors.New("broken"), "seen too")
+	wantLines(t, &b, "WARN  skiff: seen", "WARN  skiff: seen too err=broken")
 }
 
 func TestParseKlogLine(t *testing.T) {
@@ -166,7 +178,7 @@ func TestParseKlogLine(t *testing.T) {
 	}{
 		{"W0102 15:04:05.000000    1234 file.go:12] careful\n", "careful", slog.LevelWarn},
 		{"E0102 15:04:05.000000    1234 file.go:12] map[a] b\n", "map[a] b", slog.LevelError},
-		{"F0102 15:04:05.000000    1234 file.go:12] end\n", "end", slog.LevelError},
+		{"F0102 15:04:05.000000    1234 file.go:12] end\n", "end", levelFatal},
 		{"no header\n", "no header", slog.LevelInfo},
 		{"list [a] b", "list [a] b", slog.LevelInfo},
 		{"", "", slog.LevelInfo},
