@@ -23,7 +23,7 @@ const manifestsDir = "/var/lib/skiff/server/manifests"
 func manifests(t *testing.T, h *hosts.Host) {
 	s := newSpace(t, h, "dropped")
 	configMap := func(name, value string) string {
-		return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: dropped}\ndata: {value: %s}\n---\n", name, value)
+		return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: dropped}\ndata: {value: %q}\n---\n", name, value)
 	}
 	value := func(name, want string) {
 		t.Helper()
