@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"skiff/pkg/agent/dns"
 	"skiff/pkg/agent/flannel"
@@ -74,6 +75,11 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	a := &Agent{cfg: cfg, o: o}
 	layout, systemd := cfg.Paths, systemdCgroups()
 	own := cfg.Cluster.FlannelBackend != flannel.BackendNone
+	restrict := !hasSysResource(paths.SelfStatus)
+	var oom *int
+	if restrict {
+		oom = new(oomScore(paths.SelfOOMScore))
+	}
 	a.member = &join.Member{
 		Client: o.Join,
 		Node:   join.NodeInfo{Name: cfg.Node.Name, Addresses: cfg.Node.IP, Version: version.Version},
@@ -81,7 +87,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	a.runtime = &runtime.Runtime{
 		Layout: layout, Snapshotter: cfg.Node.Snapshotter, PauseImage: a.pauseImage(),
-		SystemdCgroup: systemd, SystemCNI: !own, Registries: cfg.Node.PrivateRegistry,
+		SystemdCgroup: systemd, RestrictOOM: restrict, SystemCNI: !own, Registries: cfg.Node.PrivateRegistry,
 		Debug: cfg.Log.Debug, Path: os.Getenv("PATH"), Logger: a.logger("containerd"),
 	}
 	a.images = &images.Importer{
@@ -91,20 +97,20 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		a.images.PauseName = a.pauseImage()
 	}
 	a.node = &nodeWatch{
-		name: cfg.Node.Name, kubeconfig: filepath.Join(layout.AgentCred(), "kubelet.kubeconfig"), logger: a.logger("node"),
+		name: cfg.Node.Name, kubeconfig: filepath.Join(layout.AgentCred(), "kubelet.kubeconfig"), start: time.Now(), logger: a.logger("node"),
 	}
 	a.kubelet = &kubelet.Kubelet{
 		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
 		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: cfg.Node.ResolvConf,
-		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
+		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
 	}
 	a.proxy = &proxy.Proxy{
 		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
-		Args: cfg.Extra.KubeProxy, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
+		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
 	}
 	if own {
 		a.flannel = &flannel.Flannel{
-			Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
+			Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
 			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.agentKubeconfig(),
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -86,4 +87,37 @@ func systemdCgroups() bool {
 	}
 	name, err := os.ReadFile(paths.InitName)
 	return err == nil && strings.TrimSpace(string(name)) == "systemd"
+}
+
+// hasSysResource reports whether this process may lower its oom_score_adj.
+// statusFile is /proc/self/status; if it cannot be read the answer is no,
+// which is always safe.
+func hasSysResource(statusFile string) bool {
+	data, err := os.ReadFile(statusFile)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		value, ok := strings.CutPrefix(line, "CapEff:")
+		if !ok {
+			continue
+		}
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		return err == nil && mask&(1<<unix.CAP_SYS_RESOURCE) != 0
+	}
+	return false
+}
+
+// oomScore is this process' oom_score_adj, which without CAP_SYS_RESOURCE is
+// the only value that its parts can be given.
+func oomScore(file string) int {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0
+	}
+	return n
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -23,6 +24,8 @@ type nodeWatch struct {
 	name       string
 	kubeconfig string
 	logger     *slog.Logger
+
+	start time.Time // of this process' node: what was reported before does not count
 
 	mu      sync.Mutex
 	node    *corev1.Node  // nil until seen; guarded by mu
@@ -138,6 +141,10 @@ func (w *nodeWatch) Ready(context.Context) error {
 	for _, c := range n.Status.Conditions {
 		if c.Type != corev1.NodeReady {
 			continue
+		}
+		// Times in the API are whole seconds.
+		if c.LastHeartbeatTime.Time.Before(w.start.Truncate(time.Second)) {
+			return errors.New("the kubelet has not reported the node's state since the start")
 		}
 		if c.Status == corev1.ConditionTrue {
 			return w.initialized(n)

@@ -16,6 +16,9 @@ const (
 	SystemCNIBin  = "/opt/cni/bin"
 	// SelfStatus tells the capabilities of this process.
 	SelfStatus = "/proc/self/status"
+	// SelfOOMScore is how likely the kernel is to kill this process when
+	// memory runs out.
+	SelfOOMScore = "/proc/self/oom_score_adj"
 	// MountInfo lists the mounts of this process' mount namespace.
 	MountInfo = "/proc/self/mountinfo"
 	// InitName is the command name of the first process.

@@ -31,12 +31,15 @@ const Bridge = "cni0"
 // Flannel is the pod network. Its exported fields must not change once Run has
 // been called. With BackendNone do not run it: the network is the user's.
 type Flannel struct {
-	Layout     paths.Layout
-	NodeName   string
-	NodeIP     []netip.Addr
-	PodCIDR    []netip.Prefix // of the whole cluster, at most one per family
-	Backend    string
-	Kubeconfig string // of an identity that may watch all nodes and annotate this one
+	Layout   paths.Layout
+	NodeName string
+	NodeIP   []netip.Addr
+	PodCIDR  []netip.Prefix // of the whole cluster, at most one per family
+	// ServiceCIDR is where Services' addresses are. The host itself reaches
+	// them also if it has no default route.
+	ServiceCIDR []netip.Prefix
+	Backend     string
+	Kubeconfig  string // of an identity that may watch all nodes and annotate this one
 	// NodePodCIDR waits until the Node object says which part of PodCIDR is
 	// this node's.
 	NodePodCIDR func(context.Context) ([]netip.Prefix, error)
@@ -104,6 +107,9 @@ func (f *Flannel) apply(n network) error {
 		}
 	}
 	if err := ensureBridge(n); err != nil {
+		return err
+	}
+	if err := f.routeServices(); err != nil {
 		return err
 	}
 	if err := f.masquerade(n); err != nil {

@@ -130,6 +130,35 @@ func ensureAddresses(link netlink.Link, pods []netip.Prefix) error {
 	return nil
 }
 
+// routeServices sends what this host sends to a Service towards the bridge,
+// with the node's address as the source. It never gets there: kube-proxy puts
+// an endpoint's address in place of the Service's on the way out. But without
+// any route the kernel would refuse before that.
+func (f *Flannel) routeServices() error {
+	link, err := netlink.LinkByName(Bridge)
+	if err != nil {
+		return fmt.Errorf("route Services: %w", err)
+	}
+	for _, s := range f.ServiceCIDR {
+		for _, ip := range f.NodeIP {
+			if ip.Is4() != s.Addr().Is4() {
+				continue
+			}
+			route := &netlink.Route{
+				LinkIndex: link.Attrs().Index,
+				Dst:       &net.IPNet{IP: s.Masked().Addr().AsSlice(), Mask: net.CIDRMask(s.Bits(), ip.BitLen())},
+				Src:       ip.AsSlice(),
+				Scope:     netlink.SCOPE_LINK,
+			}
+			if err := netlink.RouteReplace(route); err != nil {
+				return fmt.Errorf("route Services %s: %w", s, err)
+			}
+			break
+		}
+	}
+	return nil
+}
+
 // gateway is the first address of a range, with the range's mask.
 func gateway(p netip.Prefix) *net.IPNet {
 	a := p.Masked().Addr().Next()

@@ -103,6 +103,9 @@ func (k *Kubelet) setConfig(c *kubeletconfig.KubeletConfiguration) error {
 	c.ProtectKernelDefaults = false
 	// There is no iptables, and kube-proxy does not need the kubelet's chains.
 	c.MakeIPTablesUtilChains = false
+	if k.OOMScoreAdj != nil {
+		c.OOMScoreAdj = int32(*k.OOMScoreAdj) //nolint:gosec // From -1000 to 1000.
+	}
 	c.MaxOpenFiles = openFiles(c.MaxOpenFiles)
 
 	// One pull that hangs must not hold up the others.

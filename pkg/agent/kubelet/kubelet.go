@@ -36,6 +36,7 @@ type Kubelet struct {
 	ResolvConf    string // as completed by pkg/config; "" means the host has no usable one
 	Endpoint      string // of the container runtime
 	SystemdCgroup bool
+	OOMScoreAdj   *int     // nil leaves upstream's, which protects this process; else what it has already
 	Args          []string // the user's "name=value", applied last
 	Logger        *slog.Logger
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,9 @@ type Proxy struct {
 	NodeName string
 	NodeIP   []netip.Addr
 	PodCIDR  []netip.Prefix // of the whole cluster
-	Args     []string       // the user's "name=value", applied last
+	// OOMScoreAdj as in the kubelet: nil leaves upstream's.
+	OOMScoreAdj *int
+	Args        []string // the user's "name=value", applied last
 	// NodeKnown waits until the Node object has its addresses. Upstream asks
 	// for them once a second for half a minute, and goes on without.
 	NodeKnown func(context.Context) error
@@ -159,6 +162,9 @@ func (p *Proxy) defaults() []string {
 	}
 	if len(p.NodeIP) > 0 {
 		args = append(args, "--bind-address="+p.NodeIP[0].String())
+	}
+	if p.OOMScoreAdj != nil {
+		args = append(args, "--oom-score-adj="+strconv.Itoa(*p.OOMScoreAdj))
 	}
 	return args
 }

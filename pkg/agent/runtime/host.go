@@ -8,12 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
 	"github.com/fsnotify/fsnotify"
-	"golang.org/x/sys/unix"
 )
 
 // chooseSnapshotter resolves "auto": overlayfs where the file system of root
@@ -35,25 +32,6 @@ func chooseSnapshotter(asked, root string, logger *slog.Logger) (string, error) 
 	}
 	logger.Warn("overlayfs does not work here; images will be copied for every container", "dir", root, "error", err)
 	return "native", nil
-}
-
-// hasSysResource reports whether this process may lower its oom_score_adj.
-// statusFile is /proc/self/status; if it cannot be read the answer is no,
-// which is always safe.
-func hasSysResource(statusFile string) bool {
-	data, err := os.ReadFile(statusFile)
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(data)) {
-		value, ok := strings.CutPrefix(line, "CapEff:")
-		if !ok {
-			continue
-		}
-		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		return err == nil && mask&(1<<unix.CAP_SYS_RESOURCE) != 0
-	}
-	return false
 }
 
 // watchFile sends when file has been written, replaced or removed, until ctx

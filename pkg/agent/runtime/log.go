@@ -31,7 +31,7 @@ func parseLog(line string) (slog.Level, string, []slog.Attr) {
 	if message == "" {
 		return slog.LevelInfo, line, nil
 	}
-	if level < slog.LevelError && noise(message) {
+	if noise(message) {
 		level = slog.LevelDebug
 	}
 	return level, message, attrs
@@ -51,6 +51,7 @@ func noise(message string) bool {
 		// Of no consequence: the format of drop-ins, hashes kept by the file
 		// system, and a network that comes later.
 		"Configuration migrated", "failed check for fsverity", "failed to load cni during init",
+		"failed to reload cni configuration",
 		"Forcibly stopping", "ImageCreate event", "ImageUpdate event", "received sandbox", "received container",
 	} {
 		if strings.HasPrefix(message, prefix) {

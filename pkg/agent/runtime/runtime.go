@@ -38,6 +38,7 @@ type Runtime struct {
 	Snapshotter   string // "auto", "overlayfs" or "native"
 	PauseImage    string // name of the sandbox image
 	SystemdCgroup bool   // containers' cgroups are made by systemd
+	RestrictOOM   bool   // this process may not lower anybody's oom_score_adj
 	SystemCNI     bool   // the network is the user's business: look where plug-ins install themselves
 	Registries    string // path of registries.yaml; it may not exist
 	Debug         bool
@@ -200,13 +201,12 @@ func (r *Runtime) render() ([]byte, error) {
 		return nil, err
 	}
 	r.snapshotter.Store(&snapshotter)
-	restrict := !hasSysResource(paths.SelfStatus)
 	return config{
 		Layout:        r.Layout,
 		Snapshotter:   snapshotter,
 		PauseImage:    r.PauseImage,
 		SystemdCgroup: r.SystemdCgroup,
-		RestrictOOM:   restrict,
+		RestrictOOM:   r.RestrictOOM,
 		SystemCNI:     r.SystemCNI,
 		Debug:         r.Debug,
 		Auth:          reg.auth(),
