@@ -94,7 +94,13 @@ func run(p hosts.T, o options) {
 	serveRegistry(p, h, images.Layout{Dir: filepath.Join(dir, "images")})
 	h.WriteFile("/etc/skiff/registries.yaml", registries)
 	h.WriteFile("/var/lib/skiff/agent/etc/containerd/config.toml.d/test-handler.toml", testHandler)
-	h.StartServer("--kubelet-arg=serialize-image-pulls=false", "--kubelet-arg=max-parallel-image-pulls=5")
+	keep := filepath.Join(o.report, "skiff.log")
+	p.Cleanup(func() {
+		if err := os.WriteFile(keep, []byte(h.Log()), 0o644); err != nil {
+			p.Errorf("keep the log: %v", err)
+		}
+	})
+	h.StartServer()
 	h.WaitReady()
 	waitForImages(p, h, filepath.Join(dir, "images", "archives"))
 	begin := time.Now()
@@ -106,9 +112,6 @@ func run(p hosts.T, o options) {
 	fmt.Print(summary)
 	fmt.Printf("%d passed, %d failed, %d skipped in %s; report in %s\n",
 		summary.passed, len(summary.failed), len(summary.skipped), time.Since(begin).Round(time.Second), o.report)
-	if err := os.WriteFile(filepath.Join(o.report, "skiff.log"), []byte(h.Log()), 0o644); err != nil {
-		p.Errorf("keep the log: %v", err)
-	}
 	if summary.passed == 0 {
 		p.Errorf("no spec has passed")
 	}
