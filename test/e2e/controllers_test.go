@@ -87,7 +87,7 @@ spec:
 		t.Errorf("%s has started before %s", pods[1].Name, pods[0].Name)
 	}
 	s.eventually("db-1 by its name", func() error {
-		out, err := s.tryIn("db-0", "wget", "-T", "3", "-qO-", "http://db-1.db:8080/")
+		out, err := s.tryIn("db-0", "/tool", "get", "http://db-1.db:8080/")
 		if err == nil && !strings.Contains(out, `"host":"db-1"`) {
 			err = fmt.Errorf("got %s", out)
 		}

@@ -31,10 +31,10 @@ func TestLoopbackOnly(t *testing.T) {
 	s.apply(keptApp)
 	s.ready("app=kept", 2)
 	s.eventually("a Service by name", func() error {
-		_, err := s.tryIn("client", "wget", "-T", "3", "-qO-", "http://kept/")
+		_, err := s.tryIn("client", "/tool", "get", "http://kept/")
 		return err
 	})
-	s.eventually("the NodePort on loopback", func() error { return answersOK(h, "http://127.0.0.1:30090/") })
+	s.eventually("the NodePort on the internal address", func() error { return answersOK(h, "http://10.44.0.1:30090/") })
 	contains(t, "exec", s.in("client", "hostname"), "client")
 	if sent := capture.NonLocal(); len(sent) > 0 {
 		t.Errorf("sent to non-local addresses: %q", sent)

@@ -64,10 +64,10 @@ func (h *Host) WaitReady() {
 	select {
 	case <-status.Exited():
 		if code := status.Wait(); code != 0 {
-			h.t.Fatalf("skiff on %s is not ready: exit code %d\n%s\n%s", h.name, code, out.String(), h.tail(60))
+			h.t.Fatalf("skiff on %s is not ready: exit code %d\n%s", h.name, code, out.String())
 		}
 	case <-p.Exited():
-		h.t.Fatalf("skiff on %s ended with code %d before it was ready\n%s", h.name, p.Wait(), h.tail(60))
+		h.t.Fatalf("skiff on %s ended with code %d before it was ready", h.name, p.Wait())
 	}
 }
 
@@ -83,11 +83,11 @@ func (h *Host) Stop() {
 	case <-time.After(15 * time.Second):
 		p.Signal(syscall.SIGQUIT) // the stacks of all goroutines go to the log
 		<-time.After(2 * time.Second)
-		h.t.Fatalf("skiff on %s has not stopped within 15 s\n%s", h.name, h.tail(100))
+		h.t.Fatalf("skiff on %s has not stopped within 15 s", h.name)
 	}
 	h.forget()
 	if code := p.Wait(); code != 0 {
-		h.t.Errorf("skiff on %s ended with code %d after SIGTERM\n%s", h.name, code, h.tail(30))
+		h.t.Errorf("skiff on %s ended with code %d after SIGTERM", h.name, code)
 	}
 	if took := time.Since(begin); took > 10*time.Second {
 		h.t.Errorf("skiff on %s took %s to stop, want 10 s at most", h.name, took.Round(time.Millisecond))
@@ -147,11 +147,14 @@ func (h *Host) Log() string {
 	return string(b)
 }
 
-// tail is the end of the log, for failure messages.
+// tail is the end of the log, for failure messages; long lines are cut.
 func (h *Host) tail(lines int) string {
 	all := strings.Split(strings.TrimRight(h.Log(), "\n"), "\n")
 	if len(all) > lines {
 		all = all[len(all)-lines:]
+	}
+	for i, line := range all {
+		all[i] = line[:min(len(line), 300)]
 	}
 	return fmt.Sprintf("--- last %d lines of skiff on %s ---\n%s\n---", len(all), h.name, strings.Join(all, "\n"))
 }
