@@ -101,7 +101,7 @@ func TestStale(t *testing.T) {
 }
 
 func TestKeeps(t *testing.T) {
-	make := func(manager string, op metav1.ManagedFieldsOperationType, annotation string) *unstructured.Unstructured {
+	live := func(manager string, op metav1.ManagedFieldsOperationType, annotation string) *unstructured.Unstructured {
 		u := object("v1", "ConfigMap", "x")
 		u.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager, Operation: op}})
 		if annotation != "" {
@@ -114,12 +114,12 @@ func TestKeeps(t *testing.T) {
 		u    *unstructured.Unstructured
 		want bool
 	}{
-		{"ours", make(fieldManager, metav1.ManagedFieldsOperationApply, ""), false},
-		{"opted out", make(fieldManager, metav1.ManagedFieldsOperationApply, "disabled"), true},
-		{"opted out in words", make(fieldManager, metav1.ManagedFieldsOperationApply, "False"), true},
-		{"other value", make(fieldManager, metav1.ManagedFieldsOperationApply, "enabled"), false},
-		{"somebody else's", make("kubectl", metav1.ManagedFieldsOperationApply, ""), true},
-		{"not applied", make(fieldManager, metav1.ManagedFieldsOperationUpdate, ""), true},
+		{"ours", live(fieldManager, metav1.ManagedFieldsOperationApply, ""), false},
+		{"opted out", live(fieldManager, metav1.ManagedFieldsOperationApply, "disabled"), true},
+		{"opted out in words", live(fieldManager, metav1.ManagedFieldsOperationApply, "False"), true},
+		{"other value", live(fieldManager, metav1.ManagedFieldsOperationApply, "enabled"), false},
+		{"somebody else's", live("kubectl", metav1.ManagedFieldsOperationApply, ""), true},
+		{"not applied", live(fieldManager, metav1.ManagedFieldsOperationUpdate, ""), true},
 	} {
 		if got := keeps(tt.u); (got != "") != tt.want {
 			t.Errorf("%s: keeps = %q, want kept %t", tt.name, got, tt.want)

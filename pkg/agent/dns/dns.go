@@ -109,24 +109,22 @@ func (s *Server) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	return s.serve(ctx, client)
+}
+
+// where waits for the address to listen on and chooses the port.
+func (s *Server) where(ctx context.Context) (netip.AddrPort, error) {
 	s.setProblem("waiting for the address of the pod network")
 	addr, err := s.o.Address(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("get address for cluster DNS: %w", err)
+		return netip.AddrPort{}, fmt.Errorf("get address for cluster DNS: %w", err)
 	}
-	listen, err := choosePort(ctx, addr, s.o.Port)
-	if err != nil {
-		return err
-	}
-	return s.serve(ctx, client, listen)
+	return choosePort(ctx, addr, s.o.Port)
 }
 
 // serve runs the inputs, the publisher and CoreDNS until ctx ends.
-func (s *Server) serve(ctx context.Context, client *client, listen netip.AddrPort) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *Server) serve(parent context.Context, client *client) error {
+	ctx, cancel := context.WithCancel(parent)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -147,6 +145,13 @@ func (s *Server) serve(ctx context.Context, client *client, listen netip.AddrPor
 	client.waitAllowed(first)
 	in := newInputs(client, kick)
 	wg.Go(func() { in.run(ctx) })
+	listen, err := s.where(ctx)
+	if err != nil {
+		if parent.Err() != nil {
+			return nil
+		}
+		return err
+	}
 	s.setProblem("waiting for the API server")
 	in.waitSynced(first)
 

@@ -41,7 +41,7 @@ func newInputs(c *client, changed func()) *inputs {
 		custom: c.watchOne("configmaps", customConfigMap, &corev1.ConfigMap{}),
 		nodes:  c.watchNodes(),
 	}
-	any := cache.ResourceEventHandlerFuncs{
+	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { changed() },
 		UpdateFunc: func(o, n any) {
 			if digest(o) != digest(n) {
@@ -52,7 +52,7 @@ func newInputs(c *client, changed func()) *inputs {
 	}
 	for _, i := range in.all() {
 		// The error is for informers that have stopped; these have not started.
-		_, _ = i.AddEventHandler(any)
+		_, _ = i.AddEventHandler(handler)
 	}
 	return in
 }

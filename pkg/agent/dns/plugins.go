@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -92,13 +93,33 @@ func setupKubernetes(c *caddy.Controller) error {
 	if err != nil {
 		return plugin.Error("kubernetes", err)
 	}
-	c.OnStartup(onStart)
+	c.OnStartup(func() error { return startSooner(onStart, k.APIConn.HasSynced) })
 	c.OnShutdown(onShut)
 	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
 		k.Next = next
 		return k
 	})
 	return nil
+}
+
+// startSooner runs the start of upstream's plug-in, which looks every tenth of
+// a second whether it has seen all objects, and returns as soon as it has. What
+// was started ends by itself within that tenth.
+func startSooner(onStart func() error, synced func() bool) error {
+	done := make(chan error, 1)
+	go func() { done <- onStart() }()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			if synced() {
+				return nil
+			}
+		}
+	}
 }
 
 // protobufConfig makes the clients of the kubernetes plug-in use protobuf:
