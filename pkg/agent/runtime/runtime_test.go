@@ -195,7 +195,7 @@ func (h *host) putArchive(name string, data []byte) {
 func (h *host) start() (stop func()) {
 	h.t.Helper()
 	logger := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	h.rt = &runtime.Runtime{Layout: h.layout, Snapshotter: "auto", PauseImage: "skiff.local/pause:test", Registries: h.layout.RegistriesFile(), Path: os.Getenv("PATH"), Logger: logger}
+	h.rt = &runtime.Runtime{Layout: h.layout, Snapshotter: "auto", PauseImage: "skiff.local/pause:test", RestrictOOM: true, Registries: h.layout.RegistriesFile(), Path: os.Getenv("PATH"), Logger: logger}
 	imp := &images.Importer{Layout: h.layout, PauseName: "skiff.local/pause:test", Snapshotter: h.rt.ChosenSnapshotter, Notes: h, Logger: logger}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

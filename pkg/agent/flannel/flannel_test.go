@@ -1,0 +1,155 @@
+package flannel
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/flannel-io/flannel/pkg/lease"
+	"github.com/flannel-io/flannel/pkg/subnet"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+
+	"skiff/pkg/paths"
+)
+
+func prefixes(list ...string) []netip.Prefix {
+	var p []netip.Prefix
+	for _, s := range list {
+		p = append(p, netip.MustParsePrefix(s))
+	}
+	return p
+}
+
+func TestRules(t *testing.T) {
+	f := &Flannel{PodCIDR: prefixes("10.42.0.0/16", "fd00:42::/56")}
+	got := f.rules(network{PodCIDR: prefixes("10.42.3.0/24", "fd00:42:0:3::/64")})
+	want := []string{
+		"ip saddr 10.42.3.0/24 ip daddr != { 10.42.0.0/16 , 224.0.0.0/4 } masquerade fully-random",
+		"ip saddr != 10.42.0.0/16 ip daddr 10.42.0.0/16 ip daddr != 10.42.3.0/24 masquerade fully-random",
+		"ip6 saddr fd00:42:0:3::/64 ip6 daddr != { fd00:42::/56 , ff00::/8 } masquerade fully-random",
+		"ip6 saddr != fd00:42::/56 ip6 daddr fd00:42::/56 ip6 daddr != fd00:42:0:3::/64 masquerade fully-random",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestGateway(t *testing.T) {
+	for pods, want := range map[string]string{"10.42.3.0/24": "10.42.3.1/24", "fd00:42:0:3::/64": "fd00:42:0:3::1/64"} {
+		if got := gateway(netip.MustParsePrefix(pods)).String(); got != want {
+			t.Errorf("gateway(%s) = %s, want %s", pods, got, want)
+		}
+	}
+}
+
+func TestMemory(t *testing.T) {
+	f := &Flannel{Layout: paths.New(t.TempDir()), PodCIDR: prefixes("10.42.0.0/16"), Logger: slog.New(slog.DiscardHandler)}
+	if err := os.MkdirAll(f.Layout.Agent(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.load(); n != nil || err != nil {
+		t.Errorf("a new node remembers %v, %v", n, err)
+	}
+	want := network{PodCIDR: prefixes("10.42.3.0/24"), MTU: 1450}
+	if err := f.save(want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.load()
+	if err != nil || got == nil || !cmp.Equal(*got, want, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })) {
+		t.Errorf("load = %v, %v, want %v", got, err, want)
+	}
+	// With another --cluster-cidr the old range is void.
+	f.PodCIDR = prefixes("10.99.0.0/16")
+	if n, err := f.load(); n != nil || err != nil {
+		t.Errorf("load of a foreign range = %v, %v", n, err)
+	}
+	if err := os.WriteFile(f.Layout.Network(), []byte("{\"podCIDR\":["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.load(); n != nil || err != nil {
+		t.Errorf("load of a broken file = %v, %v", n, err)
+	}
+}
+
+func TestWriteCNI(t *testing.T) {
+	f := &Flannel{Layout: paths.New(t.TempDir())}
+	if err := f.writeCNI(network{PodCIDR: prefixes("10.42.3.0/24"), MTU: 1450}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(f.Layout.CNIConf(), conflistName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Plugins []struct {
+			Type string
+			MTU  int
+			IPAM struct {
+				Ranges  [][]struct{ Subnet string }
+				DataDir string
+			}
+		}
+	}
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	var types []string
+	for _, p := range got.Plugins {
+		types = append(types, p.Type)
+	}
+	if diff := cmp.Diff([]string{"bridge", "portmap", "bandwidth"}, types); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	b := got.Plugins[0]
+	if b.MTU != 1450 || b.IPAM.Ranges[0][0].Subnet != "10.42.3.0/24" || b.IPAM.DataDir != filepath.Join(f.Layout.CNIState(), "networks") {
+		t.Errorf("bridge = %+v", b)
+	}
+}
+
+func TestLeaseEvents(t *testing.T) {
+	l := &leases{nodeName: "n1", config: &subnet.Config{EnableIPv4: true}, logger: slog.New(slog.DiscardHandler)}
+	node := func(name, pods, public string) *corev1.Node {
+		n := &corev1.Node{}
+		n.Name, n.Spec.PodCIDRs = name, []string{pods}
+		n.Annotations = map[string]string{
+			annotationManaged: "true", annotationType: "vxlan", annotationPublic: public,
+			annotationData: `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`,
+		}
+		return n
+	}
+	quiet := node("n2", "10.42.2.0/24", "192.0.2.2")
+	delete(quiet.Annotations, annotationManaged)
+	tests := []struct {
+		name string
+		node *corev1.Node
+		want string // subnet via public address, "" for no event
+	}{
+		{"other node", node("n2", "10.42.2.0/24", "192.0.2.2"), "10.42.2.0/24 192.0.2.2 vxlan"},
+		{"this node", node("n1", "10.42.1.0/24", "192.0.2.1"), ""},
+		{"not announced", quiet, ""},
+		{"bad range", node("n2", "nonsense", "192.0.2.2"), ""},
+		{"bad address", node("n2", "10.42.2.0/24", "nonsense"), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			obj, err := slim(tt.node)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			if e, ok := l.event(lease.EventAdded, obj); ok {
+				got = e.Lease.Subnet.String() + " " + e.Lease.Attrs.PublicIP.String() + " " + e.Lease.Attrs.BackendType
+			}
+			if got != tt.want {
+				t.Errorf("event = %q, want %q", got, tt.want)
+			}
+		})
+	}
+	if got, want := mac(`{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`), "aa:bb:cc:dd:ee:ff"; got != want {
+		t.Errorf("mac = %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,189 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"skiff/pkg/paths"
+)
+
+func writeRegistries(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "registries.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestHosts(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       map[string]string // file → content
+	}{
+		{name: "nothing", text: "", want: map[string]string{}},
+		{
+			name: "mirrors in their order, before the registry itself",
+			text: "mirrors:\n  docker.io:\n    endpoint: [\"https://b.example\", \"a.example:5000\"]\n",
+			want: map[string]string{"docker.io/hosts.toml": `server = 'https://registry-1.docker.io'
+
+[host]
+[host.'https://b.example']
+capabilities = ['pull', 'resolve']
+
+[host]
+[host.'https://a.example:5000']
+capabilities = ['pull', 'resolve']
+`},
+		},
+		{
+			name: "rewrite is a path before every name",
+			text: "mirrors:\n  registry.k8s.io:\n    endpoint: [\"http://m.example\"]\n    rewrite:\n      \"^(.*)$\": \"proxy/k8s/$1\"\n",
+			want: map[string]string{"registry.k8s.io/hosts.toml": `server = 'https://registry.k8s.io'
+
+[host]
+[host.'http://m.example/v2/proxy/k8s']
+capabilities = ['pull', 'resolve']
+override_path = true
+`},
+		},
+		{
+			name: "wildcard and TLS",
+			text: "mirrors:\n  \"*\":\n    endpoint: [\"https://m.example\"]\nconfigs:\n  m.example:\n    tls: {ca_file: /ca.crt, cert_file: /c.crt, key_file: /c.key, insecure_skip_verify: true}\n",
+			want: map[string]string{
+				"_default/hosts.toml": `
+[host]
+[host.'https://m.example']
+ca = '/ca.crt'
+capabilities = ['pull', 'resolve']
+client = [['/c.crt', '/c.key']]
+skip_verify = true
+`,
+				"m.example/hosts.toml": `ca = '/ca.crt'
+client = [['/c.crt', '/c.key']]
+server = 'https://m.example'
+skip_verify = true
+`,
+			},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := loadRegistries(writeRegistries(t, tt.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			// What an earlier file asked for must go.
+			if err := os.MkdirAll(filepath.Join(dir, "old.example"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.writeHosts(dir); err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]string{}
+			files, _ := filepath.Glob(filepath.Join(dir, "*", "*"))
+			for _, f := range files {
+				data, err := os.ReadFile(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name, _ := filepath.Rel(dir, f)
+				got[name] = string(data)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "old.example")); err == nil {
+				t.Error("the directory of a registry that is gone is still there")
+			}
+		})
+	}
+}
+
+func TestRegistriesRefused(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"unknown key", "mirors: {}\n", "mirors"},
+		{"endpoint", "mirrors:\n  a:\n    endpoint: [\"ftp://x\"]\n", "mirrors.a.endpoint"},
+		{"rewrite", "mirrors:\n  a:\n    endpoint: [x]\n    rewrite: {\"^library/(.*)$\": \"b/$1\"}\n", "mirrors.a.rewrite"},
+		{"auth", "configs:\n  a:\n    auth: {auth: \"***\"}\n", "base64"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := loadRegistries(writeRegistries(t, tt.text))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error = %v, want one about %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestConfig(t *testing.T) {
+	base := config{Layout: paths.Layout{Data: "/data", Etc: "/etc/x", Run: "/run/x"}, Snapshotter: "overlayfs", PauseImage: "pause:1"}
+	tests := []struct {
+		name   string
+		change func(*config)
+		want   []string // lines that must be there
+		not    []string
+	}{
+		{"plain", func(*config) {}, []string{"oom_score = -999", "SystemdCgroup = false", "snapshotter = 'overlayfs'", "conf_dir = '/data/agent/etc/cni/net.d'", "sandbox = 'pause:1'"}, []string{"unpack_config", "configs"}},
+		{"no CAP_SYS_RESOURCE", func(c *config) { c.RestrictOOM = true }, []string{"restrict_oom_score_adj = true"}, []string{"oom_score ="}},
+		{"systemd", func(c *config) { c.SystemdCgroup = true }, []string{"SystemdCgroup = true"}, nil},
+		{"native", func(c *config) { c.Snapshotter = "native" }, []string{"snapshotter = 'native'", "unpack_config"}, nil},
+		{"user's network", func(c *config) { c.SystemCNI = true }, []string{"conf_dir = '" + paths.SystemCNIConf + "'"}, nil},
+		{"credentials", func(c *config) { c.Auth = map[string]auth{"r.example": {Username: "u", Token: "t"}} }, []string{"identitytoken = 't'", "username = 'u'"}, []string{"password"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := base
+			tt.change(&c)
+			data, err := c.marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(string(data), want) {
+					t.Errorf("no %q in\n%s", want, data)
+				}
+			}
+			for _, not := range tt.not {
+				if strings.Contains(string(data), not) {
+					t.Errorf("%q in\n%s", not, data)
+				}
+			}
+		})
+	}
+}
+
+func TestParseLog(t *testing.T) {
+	tests := []struct{ line, level, msg, attrs string }{
+		{`time="2026-11-21T00:49:48Z" level=error msg="broken \"thing\"" error="no such file" id=7`, "ERROR", `broken "thing"`, "error=no such file id=7"},
+		{`time="x" level=info msg="loading plugin" id=a`, "DEBUG", "loading plugin", "id=a"},
+		{`panic: runtime error`, "INFO", `panic: runtime error`, ""},
+		{`time="unterminated level=info`, "INFO", `time="unterminated level=info`, ""},
+	}
+	for _, tt := range tests {
+		level, msg, attrs := parseLog(tt.line)
+		var list []string
+		for _, a := range attrs {
+			list = append(list, a.String())
+		}
+		got := []string{level.String(), msg, strings.Join(list, " ")}
+		if diff := cmp.Diff([]string{tt.level, tt.msg, tt.attrs}, got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", tt.line, diff)
+		}
+	}
+}
+
+func TestEnviron(t *testing.T) {
+	r := &Runtime{Layout: paths.Layout{Data: "/data"}, Path: "/usr/bin"}
+	got := r.environ([]string{"PATH=/wrong", "HOME=/root", "GOGC=off", "NOTIFY_SOCKET=/s", "CONTAINERD_HTTPS_PROXY=p", "HTTPS_PROXY=q"})
+	want := []string{"CONTAINERD_HTTPS_PROXY=p", "GOGC=50", "HOME=/root", "HTTPS_PROXY=p", "PATH=/data/bin:/usr/bin"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
