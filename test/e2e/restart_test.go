@@ -35,7 +35,14 @@ func restarts(t *testing.T, h *hosts.Host) {
 	s.WaitReady()
 	s.sameContainers("kill -9", before)
 	pod := s.pods("app=kept")[0].Name
-	contains(t, "exec into a pod that was kept", s.in(pod, "hostname"), pod)
+	s.eventually("exec into a pod that was kept", func() error {
+		// The kubelet is ready a moment before it has heard of its pods again.
+		out, err := s.tryIn(pod, "hostname")
+		if err == nil && strings.TrimSpace(out) != pod {
+			err = fmt.Errorf("got %s", out)
+		}
+		return err
+	})
 	contains(t, "logs of a pod that was kept", s.kubectl("logs", pod), "listening on")
 	s.kubectl("scale", "deployment/kept", "--replicas=3")
 	s.ready("app=kept", 3)

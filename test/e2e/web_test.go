@@ -90,7 +90,13 @@ spec:
 	})
 	s.kubectl("set", "env", "deployment/web", "COLOUR=blue")
 	s.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
-	contains(t, "answer after the update", s.in("client", "/tool", "get", "http://web/"), "COLOUR=blue")
+	s.eventually("an answer of the updated application", func() error {
+		out, err := s.tryIn("client", "/tool", "get", "http://web/")
+		if err == nil && !strings.Contains(out, "COLOUR=blue") {
+			err = fmt.Errorf("got %s", out)
+		}
+		return err
+	})
 }
 
 // answersOK is nil when a GET returns 200.
