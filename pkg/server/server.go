@@ -172,8 +172,12 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	r.Scheduler = g.Add(scheduler.New(scheduler.Options{
 		Config: s.cfg, Loopback: s.api.Loopback, Logger: logger("kube-scheduler"),
 	}), component.After(r.API))
+	own := s.cfg.Node.Name
+	if s.cfg.Server.DisableAgent {
+		own = ""
+	}
 	g.Add(cloud.New(cloud.Options{
-		Loopback: s.api.Loopback, Logger: logger("node-controller"),
+		Loopback: s.api.Loopback, OwnNode: own, Logger: logger("node-controller"),
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
 	for _, a := range s.added {

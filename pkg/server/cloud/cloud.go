@@ -32,7 +32,10 @@ type Options struct {
 	// Loopback is the API server's configuration for its own clients; it is
 	// called when Run starts.
 	Loopback func() *rest.Config
-	Logger   *slog.Logger
+	// OwnNode is the name of the node in the same process, which is labelled
+	// as control plane; empty if there is none.
+	OwnNode string
+	Logger  *slog.Logger
 }
 
 // Controller initialises nodes and keeps their addresses.
@@ -66,6 +69,7 @@ type worker struct {
 	client kubernetes.Interface
 	nodes  corelisters.NodeLister
 	queue  workqueue.TypedRateLimitingInterface[string]
+	own    string
 	logger *slog.Logger
 }
 
@@ -87,6 +91,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		client: client,
 		nodes:  informer.Lister(),
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
+		own:    c.OwnNode,
 		logger: c.Logger,
 	}
 	add := func(obj any) {
@@ -143,7 +148,7 @@ func (w *worker) sync(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("read node: %w", err)
 	}
-	p, err := planFor(node)
+	p, err := planFor(node, w.own)
 	if err != nil {
 		return err
 	}
@@ -155,7 +160,7 @@ func (w *worker) sync(ctx context.Context, name string) error {
 	}
 	if p.spec != nil {
 		if _, err := w.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, p.spec, metav1.PatchOptions{}); err != nil {
-			return fmt.Errorf("set provider ID and remove taint: %w", err)
+			return fmt.Errorf("set provider ID and role, remove taint: %w", err)
 		}
 		w.logger.Info("node is initialised", "node", name)
 	}

@@ -11,6 +11,10 @@ import (
 	cloudapi "k8s.io/cloud-provider/api"
 )
 
+// labelControlPlane is what `kubectl get nodes` shows as the node's role; the
+// value is K3s', upstream's is empty and nobody selects by it.
+const labelControlPlane = "node-role.kubernetes.io/control-plane"
+
 // plan is what has to be changed on a node; nil patches mean nothing.
 type plan struct {
 	addresses []string // for the log
@@ -19,8 +23,10 @@ type plan struct {
 }
 
 // planFor compares a node with what it should be. A node without the kubelet's
-// address annotation keeps the addresses it reports itself.
-func planFor(n *corev1.Node) (plan, error) {
+// address annotation keeps the addresses it reports itself. own is the name of
+// the node in the server's process, which gets the role's label: kubelets may
+// not set labels of that prefix themselves (NodeRestriction).
+func planFor(n *corev1.Node, own string) (plan, error) {
 	var p plan
 	want, err := addresses(n)
 	if err != nil {
@@ -45,17 +51,22 @@ func planFor(n *corev1.Node) (plan, error) {
 	if len(taints) != len(n.Spec.Taints) {
 		spec["taints"] = taints
 	}
-	if len(spec) == 0 {
+	metadata := map[string]any{"resourceVersion": n.ResourceVersion}
+	if _, ok := n.Labels[labelControlPlane]; !ok && n.Name == own {
+		metadata["labels"] = map[string]string{labelControlPlane: "true"}
+	} else if len(spec) == 0 {
 		return p, nil
 	}
 	// The list of taints is replaced as a whole: the version makes sure that
 	// nobody has added one meanwhile. The patch of the status changes the
 	// version, and the update that follows it brings us here again.
-	patch := map[string]any{"spec": spec}
 	if p.status != nil {
 		return p, nil
 	}
-	patch["metadata"] = map[string]any{"resourceVersion": n.ResourceVersion}
+	patch := map[string]any{"metadata": metadata}
+	if len(spec) > 0 {
+		patch["spec"] = spec
+	}
 	if p.spec, err = json.Marshal(patch); err != nil {
 		return p, fmt.Errorf("encode taints: %w", err)
 	}

@@ -46,6 +46,15 @@ func TestPlanFor(t *testing.T) {
 			spec: `{"metadata":{"resourceVersion":"7"},"spec":{"providerID":"skiff://n1","taints":[{"key":"dedicated","value":"db","effect":"NoExecute"}]}}`,
 		},
 		{
+			name: "node of the server gets its role",
+			node: node(func(n *corev1.Node) { n.Name = "own" }),
+			spec: `{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":"true"},"resourceVersion":"7"}}`,
+		},
+		{
+			name: "role that is there stays as it is",
+			node: node(func(n *corev1.Node) { n.Name = "own"; n.Labels["node-role.kubernetes.io/control-plane"] = "" }),
+		},
+		{
 			name:   "changed address",
 			node:   node(func(n *corev1.Node) { n.Annotations["alpha.kubernetes.io/provided-node-ip"] = "192.0.2.9" }),
 			status: `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.9"},{"type":"Hostname","address":"host1"}]}}`,
@@ -66,7 +75,7 @@ func TestPlanFor(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p, err := planFor(tt.node)
+			p, err := planFor(tt.node, "own")
 			if (err != nil) != tt.wantErr {
 				t.Fatalf("planFor error = %v, want error: %t", err, tt.wantErr)
 			}
