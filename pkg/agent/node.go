@@ -121,7 +121,7 @@ func (w *nodeWatch) waitPodCIDR(ctx context.Context) ([]netip.Prefix, error) {
 		for _, s := range n.Spec.PodCIDRs {
 			p, err := netip.ParsePrefix(s)
 			if err != nil {
-				w.logger.Error("the node's pod range cannot be read", "podCIDR", s, "error", err)
+				w.logger.Error("the node's pod range cannot be read", "range", s, "error", err)
 				return false
 			}
 			pods = append(pods, p)

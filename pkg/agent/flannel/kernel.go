@@ -72,7 +72,7 @@ func loadModule(name string) error {
 		if err != nil {
 			return fmt.Errorf("load module %s: %w", name, err)
 		}
-		defer f.Close() //nolint:errcheck // Only read.
+		defer f.Close()
 		flags := 0
 		if filepath.Ext(file) != ".ko" {
 			flags = unix.MODULE_INIT_COMPRESSED_FILE

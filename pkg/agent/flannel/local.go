@@ -223,12 +223,12 @@ func (f *Flannel) masquerade(n network) error {
 		return fmt.Errorf("set up masquerading: %w", err)
 	}
 	tx := nft.NewTransaction()
-	tx.Add(&knftables.Table{Comment: knftables.PtrTo("pods to the outside, written by skiff")})
+	tx.Add(&knftables.Table{Comment: new("pods to the outside, written by skiff")})
 	chain := &knftables.Chain{
 		Name:     "postrouting",
-		Type:     knftables.PtrTo(knftables.NATType),
-		Hook:     knftables.PtrTo(knftables.PostroutingHook),
-		Priority: knftables.PtrTo(knftables.SNATPriority),
+		Type:     new(knftables.NATType),
+		Hook:     new(knftables.PostroutingHook),
+		Priority: new(knftables.SNATPriority),
 	}
 	tx.Add(chain)
 	tx.Flush(chain)

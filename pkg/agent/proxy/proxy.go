@@ -96,7 +96,7 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask kube-proxy: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // Nothing is read.
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("kube-proxy cannot write its rules to the kernel: its health server says %s", resp.Status)
 	}

@@ -2,11 +2,10 @@ package runtime
 
 import (
 	"fmt"
+	"path/filepath"
 	goruntime "runtime"
 
 	"github.com/pelletier/go-toml/v2"
-
-	"path/filepath"
 
 	"skiff/pkg/paths"
 )

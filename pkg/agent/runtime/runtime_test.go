@@ -82,6 +82,18 @@ BinaryName = "`+filepath.Join(h.layout.Bin(), "runc")+`"
 	h.registries("mirrors:\n  docker.io:\n    endpoint: [\"http://127.0.0.1:5000\"]\n")
 	hosts := filepath.Join(h.layout.Certs(), "docker.io", "hosts.toml")
 	h.eventually("hosts.toml", func() bool { _, err := os.Stat(hosts); return err == nil })
+
+	// Credentials are read by containerd at its start only, so it is restarted.
+	before := h.pid()
+	h.registries("configs:\n  r.example:\n    auth: {username: somebody, password: secret}\n")
+	h.eventually("containerd restarted", func() bool { p := h.pid(); return p != "" && p != before && h.rt.Ready(t.Context()) == nil })
+	config, err := os.ReadFile(h.layout.ContainerdConfig())
+	if err != nil || !strings.Contains(string(config), "somebody") {
+		t.Errorf("the credentials are not in containerd's configuration (%v)", err)
+	}
+	if got := h.podState(pod); got != cri.PodSandboxState_SANDBOX_READY {
+		t.Errorf("state of the pod after containerd's restart = %v, want ready", got)
+	}
 	stop()
 
 	stop = h.start()
@@ -101,14 +113,8 @@ func outside(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(payload, "runc")); err != nil {
 		t.Skip("needs the payload; run make first")
 	}
-	dir, err := os.MkdirTemp("", "skiff-runtime")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
 		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/skiff-runtime-test")
 		for _, d := range dirs {
 			_ = os.Remove(d)
@@ -222,6 +228,19 @@ func (h *host) start() (stop func()) {
 		wg.Wait()
 		h.t.Logf("stopped in %s", time.Since(begin))
 	}
+}
+
+// pid finds containerd among this process' children.
+func (h *host) pid() string {
+	h.t.Helper()
+	list, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range list {
+		data, err := os.ReadFile(file)
+		if err == nil && strings.HasPrefix(string(data), "containerd\x00") {
+			return filepath.Base(filepath.Dir(file))
+		}
+	}
+	return ""
 }
 
 func (h *host) client() cri.RuntimeServiceClient {
