@@ -48,7 +48,9 @@ bin/skiff: $(PAYLOAD_FILES)
 	build/pack build/skiff $(PAYLOAD) $@
 
 build/skiff: $(SOURCES) build/inputs go.mod go.sum Makefile | $(NEEDS)
+	@touch build/started
 	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
+	@touch -r build/started $@ # as old as what it was made from: an edit during the build is newer
 
 build/pack: payload/pack/main.go $(wildcard pkg/payload/*.go) go.mod
 	CGO_ENABLED=0 go build -o $@ ./payload/pack

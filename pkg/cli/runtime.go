@@ -1,20 +1,112 @@
 package cli
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// gcPercent trades CPU for memory: the control plane's live heap is large and
-// mostly caches, so letting it grow by half before a collection instead of
-// doubling costs little CPU and saves tens of megabytes.
-const gcPercent = 50
+// How far the heap may grow beyond what lives on it before it is collected, in
+// percent (GOGC). The control plane's heap is large and mostly caches: at rest
+// a small surplus costs next to nothing, under load a large one saves CPU.
+const (
+	gcAtRest   = 25
+	gcUnder    = 100 // load
+	gcStarting = 400 // nearly all that is allocated during a start stays
+	// gcStartMemory is the memory a machine must have, in bytes, for
+	// gcStarting, which takes some 350 MiB for a second.
+	gcStartMemory = 2 << 30
 
-// tuneRuntime sets up Go's memory management for a server. GOGC in the
-// environment, which the runtime has read by itself, wins; GOMEMLIMIT needs no
-// help.
-func tuneRuntime() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+	// gcInterval is how often the load is looked at.
+	gcInterval = 10 * time.Second
+	// gcBusy is how many collections in one interval are load.
+	gcBusy = 3
+	// gcQuiet is how many intervals without a collection are rest.
+	gcQuiet = 3
+)
+
+// collector adapts Go's garbage collection to what the process is doing: few
+// collections while it starts and under load, little surplus memory at rest.
+// The three functions are Go's; tests have their own.
+type collector struct {
+	cycles  func() uint64 // collections so far
+	percent func(int)     // sets GOGC
+	release func()        // collects, and returns free memory to the system
+}
+
+// newCollector returns the collector of this process, set up for the start, or
+// nil when the user has set GOGC, which the runtime has then read by itself.
+func newCollector() *collector {
+	if os.Getenv("GOGC") != "" {
+		return nil
 	}
+	c := &collector{
+		cycles:  collections,
+		percent: func(p int) { debug.SetGCPercent(p) },
+		release: debug.FreeOSMemory,
+	}
+	if memory() < gcStartMemory {
+		c.percent(gcUnder)
+	} else {
+		c.percent(gcStarting)
+	}
+	return c
+}
+
+// run waits for ready and then follows the load until ctx ends.
+func (c *collector) run(ctx context.Context, ready <-chan struct{}) {
+	if c == nil {
+		return
+	}
+	tick := time.NewTicker(gcInterval)
+	defer tick.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-ready:
+	}
+	c.percent(gcUnder)
+	last, quiet, resting := c.cycles(), 0, false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := c.cycles()
+		switch n := now - last; {
+		case resting && n >= gcBusy:
+			c.percent(gcUnder)
+			resting, quiet = false, 0
+		case !resting && n == 0:
+			if quiet++; quiet == gcQuiet {
+				c.percent(gcAtRest)
+				c.release()
+				resting, now = true, c.cycles()
+			}
+		case !resting:
+			quiet = 0
+		}
+		last = now
+	}
+}
+
+// collections counts the collections that the heap's growth has caused.
+func collections() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/cycles/automatic:gc-cycles"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// memory is the machine's memory in bytes, 0 if the kernel does not say.
+func memory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return uint64(info.Totalram) * uint64(info.Unit) //nolint:unconvert // Totalram is 32 bits wide on some machines.
 }

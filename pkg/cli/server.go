@@ -58,7 +58,7 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Release()) }()
-	tuneRuntime()
+	gc := newCollector()
 	if err := searchPayloadFirst(cfg); err != nil {
 		return err
 	}
@@ -94,7 +94,10 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
 
-	manager := notify.Notifier(os.Getenv("NOTIFY_SOCKET"))
+	manager, err := takeNotifySocket()
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	announced := make(chan struct{})
 	go func() {
@@ -105,9 +108,15 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		case <-ctx.Done():
 		}
 	}()
+	adapted := make(chan struct{})
+	go func() {
+		defer close(adapted)
+		gc.run(ctx, g.Ready())
+	}()
 	err = runGroup(ctx, g, manager, logger)
 	cancel(nil)
 	<-announced
+	<-adapted
 	select {
 	case failed := <-failures:
 		return errors.Join(failed, err)

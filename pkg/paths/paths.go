@@ -111,5 +111,9 @@ func (l Layout) Kubelet() string { return "/var/lib/kubelet" }
 // KubeletConfDir holds optional drop-ins of the kubelet's configuration.
 func (l Layout) KubeletConfDir() string { return filepath.Join(l.AgentEtc(), "kubelet.conf.d") }
 
+// VolumePlugins is where FlexVolume drivers are looked for, by the kubelet and
+// the controllers alike.
+func (l Layout) VolumePlugins() string { return filepath.Join(l.Agent(), "volumeplugins") }
+
 // PodLogs is where container logs are kept; upstream's default, log collectors rely on it.
 func (l Layout) PodLogs() string { return "/var/log/pods" }

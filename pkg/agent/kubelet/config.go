@@ -79,7 +79,7 @@ func (k *Kubelet) setConfig(c *kubeletconfig.KubeletConfiguration) error {
 	c.ContainerRuntimeEndpoint = k.Endpoint
 	c.PodLogsDir = k.Layout.PodLogs()
 	c.StaticPodPath = k.Layout.StaticPods()
-	c.VolumePluginDir = filepath.Join(k.Layout.Kubelet(), "volumeplugins")
+	c.VolumePluginDir = k.Layout.VolumePlugins()
 
 	c.ClusterDomain = k.ClusterDomain
 	for _, a := range k.ClusterDNS {

@@ -19,7 +19,9 @@ type runtimeStub struct {
 	logs       map[string]string
 }
 
-func notFound(kind, id string) error { return status.Errorf(codes.NotFound, "%s %q not found", kind, id) }
+func notFound(kind, id string) error {
+	return status.Errorf(codes.NotFound, "%s %q not found", kind, id)
+}
 
 func fits(want, have map[string]string) bool {
 	for k, v := range want {

@@ -41,7 +41,7 @@ func (c *Controllers) options(loopback *rest.Config) (*kcmoptions.KubeController
 	o.KubeCloudShared.CloudProvider.Name = "external"
 
 	// Upstream creates its default, in /usr, when it is missing.
-	o.PersistentVolumeBinderController.VolumeConfiguration.FlexVolumePluginDir = filepath.Join(c.Config.Paths.Agent(), "volumeplugins")
+	o.PersistentVolumeBinderController.VolumeConfiguration.FlexVolumePluginDir = c.Config.Paths.VolumePlugins()
 
 	o.SAController.ServiceAccountKeyFile = tls("service.key")
 	o.SAController.RootCAFile = tls("server-ca.crt")

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"skiff/pkg/config"
+	"skiff/pkg/notify"
 )
 
 // searchPayloadFirst puts the staged helper executables at the front of this
@@ -21,4 +22,17 @@ func searchPayloadFirst(cfg config.Completed) error {
 		return fmt.Errorf("put %s into PATH: %w", cfg.Paths.Bin(), err)
 	}
 	return nil
+}
+
+// takeNotifySocket returns the service manager's socket and removes it from
+// the environment: the kubelet in this process would otherwise tell systemd
+// READY=1 as soon as it has started itself (cmd/kubelet/app/server.go,
+// daemon.SdNotify), long before the node can run a pod.
+func takeNotifySocket() (notify.Notifier, error) {
+	const name = "NOTIFY_SOCKET"
+	n := notify.Notifier(os.Getenv(name))
+	if err := os.Unsetenv(name); err != nil {
+		return "", fmt.Errorf("keep %s from the kubelet: %w", name, err)
+	}
+	return n, nil
 }
