@@ -67,11 +67,11 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		return fmt.Errorf("open --log: %w", err)
 	}
 	defer func() { err = errors.Join(err, logFile.Close()) }()
-	bridgeLogs(logger, cfg.Log.Debug)
+	g := component.NewGroup(logger)
+	bridgeLogs(logger, cfg.Log.Debug, func() bool { return ending(ctx, g) })
 	logStart(logger, cfg, origins, warnings)
 
 	notes := &status.NoteBook{}
-	g := component.NewGroup(logger)
 	g.Add(&status.Server{
 		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
 		Source: g, Notes: notes, Logger: logger.With("component", "status"),
@@ -126,12 +126,12 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 }
 
 // bridgeLogs brings the libraries' log records into ours.
-func bridgeLogs(logger *slog.Logger, debug bool) {
+func bridgeLogs(logger *slog.Logger, debug bool, stopping func() bool) {
 	verbosity := 0
 	if debug {
 		verbosity = 2
 	}
-	log.BridgeKlog(logger, verbosity)
+	log.BridgeKlog(logger, verbosity, stopping)
 	log.BridgeLogrus(logger)
 	log.BridgeStandard(logger)
 }

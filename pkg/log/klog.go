@@ -25,14 +25,21 @@ import (
 // to act upon. Who asks for verbosity, with --debug or a component's v=N, gets
 // upstream's Info as Info, and records of V(n) with n ≤ N as Debug whether or
 // not l has Debug enabled.
-func BridgeKlog(l *slog.Logger, verbosity int) {
+//
+// stopping, which may be nil, reports whether the process is on its way out.
+// What upstream calls an error then (the kubelet goes on asking a containerd
+// that has stopped) becomes Debug, lest it bury the reason of the stop.
+func BridgeKlog(l *slog.Logger, verbosity int, stopping func() bool) {
 	// klog's own V check is set by its flag alone. The flag set is ours, so
 	// the process's command line is not touched, and the value is a number.
 	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(fs)
 	_ = fs.Set("v", strconv.Itoa(verbosity))
 
-	h := &klogHandler{next: l.Handler()}
+	if stopping == nil {
+		stopping = func() bool { return false }
+	}
+	h := &klogHandler{next: l.Handler(), stopping: stopping}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(h),
 		klog.ContextualLogger(true),
 		klog.WriteKlogBuffer(h.writeBuffer))
@@ -41,7 +48,8 @@ func BridgeKlog(l *slog.Logger, verbosity int) {
 // klogHandler adapts logr's levels, 0 and below for V(0) and up, and adds the
 // component.
 type klogHandler struct {
-	next slog.Handler
+	next     slog.Handler
+	stopping func() bool
 }
 
 var _ slog.Handler = (*klogHandler)(nil)
@@ -50,18 +58,18 @@ func (h *klogHandler) Enabled(ctx context.Context, l slog.Level) bool {
 	if l < slog.LevelInfo {
 		return klog.V(klog.Level(-l)).Enabled()
 	}
-	return h.next.Enabled(ctx, ours(l))
+	return h.next.Enabled(ctx, h.ours(l))
 }
 
 // levelFatal is upstream's level of a record that precedes its exit.
 const levelFatal = slog.LevelError + 4
 
 // ours translates upstream's level of a record without verbosity.
-func ours(l slog.Level) slog.Level {
+func (h *klogHandler) ours(l slog.Level) slog.Level {
 	switch {
 	case l >= levelFatal:
 		return slog.LevelError
-	case l >= slog.LevelError:
+	case l >= slog.LevelError && !h.stopping():
 		return slog.LevelWarn
 	case klog.V(1).Enabled():
 		return slog.LevelInfo
@@ -75,7 +83,11 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelInfo {
 		r.Level = slog.LevelDebug
 	} else {
-		r.Level = ours(r.Level)
+		// logr asks Enabled for Info only.
+		r.Level = h.ours(r.Level)
+		if !h.next.Enabled(ctx, r.Level) {
+			return nil
+		}
 	}
 	if c := componentOf(functionAt(r.PC)); c != "" {
 		r.AddAttrs(slog.String(ComponentKey, c))
@@ -84,11 +96,11 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (h *klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &klogHandler{next: h.next.WithAttrs(attrs)}
+	return &klogHandler{next: h.next.WithAttrs(attrs), stopping: h.stopping}
 }
 
 func (h *klogHandler) WithGroup(name string) slog.Handler {
-	return &klogHandler{next: h.next.WithGroup(name)}
+	return &klogHandler{next: h.next.WithGroup(name), stopping: h.stopping}
 }
 
 // writeBuffer takes the lines of the unstructured calls (Infof, Warningf …).
@@ -100,7 +112,7 @@ func (h *klogHandler) writeBuffer(line []byte) {
 	if verbose {
 		level = slog.LevelDebug // klog has checked the verbosity already.
 	} else {
-		level = ours(level)
+		level = h.ours(level)
 	}
 	ctx := context.Background()
 	if !verbose && !h.next.Enabled(ctx, level) {

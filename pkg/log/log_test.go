@@ -135,7 +135,7 @@ func TestSecret(t *testing.T) {
 func TestKlog(t *testing.T) {
 	t.Cleanup(klog.ClearLogger)
 	var b bytes.Buffer
-	BridgeKlog(logTo(t, &b, false), 2)
+	BridgeKlog(logTo(t, &b, false), 2, nil)
 	klog.Info("plain")
 	klog.Warningf("warning %d", 1)
 	klog.Errorf("two\nlines")
@@ -162,12 +162,16 @@ func TestKlog(t *testing.T) {
 func TestKlogQuiet(t *testing.T) {
 	t.Cleanup(klog.ClearLogger)
 	var b bytes.Buffer
-	BridgeKlog(logTo(t, &b, false), 0)
+	stopping := false
+	BridgeKlog(logTo(t, &b, false), 0, func() bool { return stopping })
 	klog.Info("not seen")
 	klog.InfoS("not seen")
 	klog.Warning("not seen")
 	klog.Error("seen")
 	klog.ErrorS(errors.New("broken"), "seen too")
+	stopping = true
+	klog.Error("not seen")
+	klog.ErrorS(errors.New("broken"), "not seen")
 	wantLines(t, &b, "WARN  skiff: seen", "WARN  skiff: seen too err=broken")
 }
 
