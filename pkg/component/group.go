@@ -24,7 +24,7 @@ type Group struct {
 	running  bool
 	stopping bool
 	isReady  bool
-	base     context.Context         // values for the components' contexts, never cancelled
+	spawn    func(*node)             // starts a node's life with the values of Run's ctx
 	cancel   context.CancelCauseFunc // begins the stop
 	cause    error                   // why the Group stops; set before stop is closed
 	errs     []error
@@ -84,20 +84,9 @@ func (g *Group) add(n *node, opts []Option) Ref {
 		n.status.enter(Stopped, "added while stopping")
 		close(n.done)
 	case g.running:
-		g.start(n)
+		g.spawn(n)
 	}
 	return Ref{n}
-}
-
-// start lets the node live. The caller holds g.mu and has seen !g.stopping,
-// which is why wg.Add never races with wg.Wait.
-func (g *Group) start(n *node) {
-	g.wg.Add(1)
-	go func() {
-		defer g.wg.Done()
-		defer close(n.done)
-		n.supervise()
-	}()
 }
 
 // errStop is the cause of the components' cancellation when the ctx of Run has
@@ -118,10 +107,19 @@ func (g *Group) Run(ctx context.Context) error {
 		return errors.New("run group: it has been run already")
 	}
 	g.running = true
-	g.base = context.WithoutCancel(ctx)
 	g.cancel = cancel
+	// A node is told to stop in its turn, not by the end of ctx. Who calls spawn
+	// holds g.mu and has seen !g.stopping, which is why wg.Go never races with
+	// wg.Wait.
+	base := context.WithoutCancel(ctx)
+	g.spawn = func(n *node) {
+		g.wg.Go(func() {
+			defer close(n.done)
+			n.supervise(base)
+		})
+	}
 	for _, n := range g.nodes {
-		g.start(n)
+		g.spawn(n)
 	}
 	g.updateReady()
 	g.mu.Unlock()

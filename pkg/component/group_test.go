@@ -306,9 +306,9 @@ func TestErrorWhileStopping(t *testing.T) {
 func TestTask(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t)
-		var taskCtx context.Context
+		contexts := make(chan context.Context, 1)
 		task := s.Task("prepare", func(ctx context.Context) error {
-			taskCtx = ctx
+			contexts <- ctx
 			time.Sleep(2 * time.Second)
 			s.note("prepared")
 			return nil
@@ -321,6 +321,7 @@ func TestTask(t *testing.T) {
 		if got := s.status("prepare").ReadyAfter; got != 2*time.Second {
 			t.Errorf("ready after %v, want 2s", got)
 		}
+		taskCtx := <-contexts
 		if taskCtx.Err() != nil {
 			t.Error("the task's ctx has ended although its dependent runs")
 		}

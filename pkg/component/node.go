@@ -38,13 +38,13 @@ var (
 	errExited   = errors.New("its goroutine ended without returning")
 )
 
-// supervise is the whole life of the node.
-func (n *node) supervise() {
+// supervise is the whole life of the node, with the values of base.
+func (n *node) supervise(base context.Context) {
 	if !n.awaitDeps() {
 		n.enter(Stopped, "never started")
 		return
 	}
-	ctx, cancel := context.WithCancelCause(n.group.base)
+	ctx, cancel := context.WithCancelCause(base)
 	defer cancel(nil)
 
 	ended := make(chan struct{})

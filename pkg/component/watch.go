@@ -69,7 +69,7 @@ func (n *node) logMissing(err error, wasReady bool, waited time.Duration) {
 		n.logger.Warn("not ready any more", "missing", err)
 		return
 	}
-	n.logger.Info("waiting for "+n.name, "missing", err, "waited", waited.Round(time.Millisecond))
+	n.logger.Info("not ready yet", "missing", err, "waited", waited.Round(time.Millisecond))
 }
 
 // checkOnce calls Ready with a limit, so that a check which hangs shows as

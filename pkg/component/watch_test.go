@@ -63,7 +63,7 @@ func TestWaitingIsLogged(t *testing.T) {
 		}))
 		stop := s.run()
 		count := func() int {
-			return strings.Count(s.logged(), `msg="waiting for kube-apiserver" component=kube-apiserver missing="/readyz 500: etcd not ready"`)
+			return strings.Count(s.logged(), `msg="not ready yet" component=kube-apiserver missing="/readyz 500: etcd not ready"`)
 		}
 		for _, want := range []struct {
 			after time.Duration
