@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 //	exit N           end
 //	forever          block
 func act(script string) int {
-	for _, c := range strings.Split(script, ";") {
+	for c := range strings.SplitSeq(script, ";") {
 		verb, arg, _ := strings.Cut(strings.TrimSpace(c), " ")
 		switch verb {
 		case "say":

@@ -111,7 +111,7 @@ func (p *Process) Run(ctx context.Context) error {
 	pump := newPump(p.Logger, p.LogParse)
 	defer pump.close()
 
-	cmd := exec.Command(p.Path, p.Args...)
+	cmd := exec.Command(p.Path, p.Args...) //nolint:noctx // ctx asks the child to end (see end); CommandContext would kill it
 	cmd.Args[0] = p.ProcName
 	cmd.Env, cmd.Dir = p.Env, p.Dir
 	cmd.Stdout, cmd.Stderr = pump, pump
@@ -119,7 +119,8 @@ func (p *Process) Run(ctx context.Context) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 
 	started := make(chan error, 1)
-	exited := make(chan error, 1)
+	exited := make(chan struct{})
+	var waitErr error // valid when exited is closed
 	// Pdeathsig fires when the thread that made the child ends, not when the
 	// process does (prctl(2)). So the goroutine that starts the child keeps
 	// its thread until the child is gone.
@@ -131,7 +132,8 @@ func (p *Process) Run(ctx context.Context) error {
 			return
 		}
 		started <- nil
-		exited <- cmd.Wait()
+		waitErr = cmd.Wait()
+		close(exited)
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", p.ProcName, err)
@@ -142,16 +144,16 @@ func (p *Process) Run(ctx context.Context) error {
 	p.Logger.Info("process started", "pid", pid, "path", p.Path)
 
 	select {
-	case err := <-exited:
+	case <-exited:
 		p.killGroup(pid)
-		return p.exitError(cmd, pump, err)
+		return p.exitError(cmd, pump, waitErr)
 	case <-ctx.Done():
 	}
 	return p.end(cmd, exited)
 }
 
 // end asks the child to stop, and makes it.
-func (p *Process) end(cmd *exec.Cmd, exited <-chan error) error {
+func (p *Process) end(cmd *exec.Cmd, exited <-chan struct{}) error {
 	var sig os.Signal = syscall.SIGTERM
 	if p.StopSignal != nil {
 		sig = p.StopSignal

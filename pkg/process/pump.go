@@ -119,7 +119,7 @@ func (p *pump) log() {
 		if p.parse != nil {
 			level, message, attrs = p.parse(line)
 		}
-		p.logger.LogAttrs(ctx, level, message, attrs...)
+		p.logger.LogAttrs(ctx, level, message, attrs...) //nolint:sloglint // the message is the process' own
 		if n := p.takeDropped(); n > 0 {
 			p.logger.Warn("log lines of the process were dropped", "lines", n)
 		}
