@@ -180,24 +180,21 @@ func (f *Front) Run(ctx context.Context) error {
 	f.opts.Logger.Info("listening", "address", listeners[0].Addr().String())
 
 	failed := make(chan error, len(listeners))
+	var serving sync.WaitGroup
 	for _, l := range listeners {
-		go func() { failed <- srv.ServeTLS(l, "", "") }()
+		serving.Go(func() { failed <- srv.ServeTLS(l, "", "") })
 	}
 	var err error
-	left := len(listeners)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-		left--
 		err = fmt.Errorf("serve %s: %w", listeners[0].Addr(), err)
 	}
 	f.mu.Lock()
 	f.serving = false
 	f.mu.Unlock()
 	f.shutdown(srv, cancel)
-	for range left {
-		<-failed // http.ErrServerClosed, that is what was asked for.
-	}
+	serving.Wait() // The rest fails with http.ErrServerClosed, as was asked for.
 	return err
 }
 
