@@ -50,8 +50,7 @@ func Run(ctx context.Context, args []string) int {
 		return 0
 	}
 	code := 1
-	var exit *exitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exitError](err); ok {
 		code = exit.code
 		err = exit.err
 	}

@@ -18,7 +18,7 @@ func searchPayloadFirst(cfg config.Completed) error {
 	if old := os.Getenv("PATH"); old != "" {
 		path += string(os.PathListSeparator) + old
 	}
-	if err := os.Setenv("PATH", path); err != nil {
+	if err := os.Setenv("PATH", path); err != nil { //nolint:forbidigo // knftables looks nft up in PATH and takes no value
 		return fmt.Errorf("put %s into PATH: %w", cfg.Paths.Bin(), err)
 	}
 	return nil
@@ -31,7 +31,7 @@ func searchPayloadFirst(cfg config.Completed) error {
 func takeNotifySocket() (notify.Notifier, error) {
 	const name = "NOTIFY_SOCKET"
 	n := notify.Notifier(os.Getenv(name))
-	if err := os.Unsetenv(name); err != nil {
+	if err := os.Unsetenv(name); err != nil { //nolint:forbidigo // the kubelet looks there and takes no value
 		return "", fmt.Errorf("keep %s from the kubelet: %w", name, err)
 	}
 	return n, nil

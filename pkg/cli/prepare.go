@@ -42,8 +42,7 @@ func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err 
 		return nil, nil, fmt.Errorf("make --data-dir: %w", err)
 	}
 	lock, err = lockfile.Acquire(cfg.Paths.LockFile())
-	var held *lockfile.HeldError
-	if errors.As(err, &held) {
+	if held, ok := errors.AsType[*lockfile.HeldError](err); ok {
 		return nil, nil, fmt.Errorf("another skiff (process %d) uses --data-dir %s; stop it first, or choose another directory", held.PID, cfg.DataDir)
 	}
 	if err != nil {

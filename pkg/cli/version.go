@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -83,17 +84,18 @@ func printVersion(w io.Writer, format string) error {
 	default:
 		return usage(fmt.Errorf("invalid --output %q: want text or json", format))
 	}
-	text := fmt.Sprintf("skiff %s", v.Version)
+	var text strings.Builder
+	fmt.Fprintf(&text, "skiff %s", v.Version)
 	if v.Commit != "" {
-		text += fmt.Sprintf(" (%.12s)", v.Commit)
+		fmt.Fprintf(&text, " (%.12s)", v.Commit)
 	}
-	text += fmt.Sprintf(" %s %s\n", v.Platform, v.Go)
+	fmt.Fprintf(&text, " %s %s\n", v.Platform, v.Go)
 	for _, c := range componentModules() {
 		if s := v.Components[c.name]; s != "" {
-			text += fmt.Sprintf("%s %s\n", c.name, s)
+			fmt.Fprintf(&text, "%s %s\n", c.name, s)
 		}
 	}
-	if _, err := io.WriteString(w, text); err != nil {
+	if _, err := io.WriteString(w, text.String()); err != nil {
 		return fmt.Errorf("write version: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"skiff/pkg/paths"
@@ -111,12 +112,7 @@ type Completed struct{ *completed }
 
 // Disabled reports whether the user asked to leave out the named part.
 func (c Completed) Disabled(name string) bool {
-	for _, d := range c.Server.Disable {
-		if d == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.Server.Disable, name)
 }
 
 // LocalURL is how everything on a server reaches its own port: by the loopback

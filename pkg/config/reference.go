@@ -39,10 +39,11 @@ spaces. One file may serve servers and agents.
 		if text != "" && o.DefaultText == "" {
 			text = "`" + text + "`"
 		}
-		flag := "`--" + o.Name + "`"
+		names := []string{"`--" + o.Name + "`"}
 		for _, a := range o.Aliases {
-			flag += ", `-" + a + "`"
+			names = append(names, "`-"+a+"`")
 		}
+		flag := strings.Join(names, ", ")
 		if o.Kind().IsList() {
 			flag += " (repeatable)"
 		}

@@ -4,6 +4,7 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -36,8 +37,8 @@ func (n Notifier) send(assignments ...string) error {
 	if err != nil {
 		return fmt.Errorf("connect to service manager: %w", err)
 	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte(strings.Join(assignments, "\n"))); err != nil {
+	_, err = conn.Write([]byte(strings.Join(assignments, "\n")))
+	if err := errors.Join(err, conn.Close()); err != nil {
 		return fmt.Errorf("notify service manager: %w", err)
 	}
 	return nil

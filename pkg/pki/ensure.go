@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -89,9 +90,7 @@ func (s *Store) Ensure(tree []Spec, f Facts) (Report, error) {
 		return Report{}, errors.Join(append(errs, err)...)
 	}
 	s.mu.Lock()
-	for name, p := range r.pairs {
-		s.pairs[name] = p
-	}
+	maps.Copy(s.pairs, r.pairs)
 	s.mu.Unlock()
 	return r.report, errors.Join(errs...)
 }

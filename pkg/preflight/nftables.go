@@ -14,7 +14,7 @@ func probeNFTables() error {
 	if err != nil {
 		return fmt.Errorf("open netfilter socket: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }() // It was only asked.
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}); err != nil {
 		return fmt.Errorf("set netfilter socket timeout: %w", err)
 	}
