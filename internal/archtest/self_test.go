@@ -31,8 +31,14 @@ func TestLevels(t *testing.T) {
 		path string
 		want int
 	}{
-		{"internal/netx", 0}, {"pkg/component", 1}, {"pkg/datastore/sqlite", 2}, {"pkg/server/front", 3},
-		{"pkg/server", 4}, {"pkg/cli", 6}, {"cmd/skiff", 6}, {"pkg/util", -1},
+		{"internal/netx", 0},
+		{"pkg/component", 1},
+		{"pkg/datastore/sqlite", 2},
+		{"pkg/server/front", 3},
+		{"pkg/server", 4},
+		{"pkg/cli", 6},
+		{"cmd/skiff", 6},
+		{"pkg/util", -1},
 	}
 	for _, tt := range tests {
 		got, ok := levelOf(tt.path)
@@ -69,8 +75,14 @@ func TestAbsolute(t *testing.T) {
 		text string
 		want bool
 	}{
-		{"/var/lib/skiff", true}, {"/etc/passwd", true}, {"/run/x", true},
-		{"/v1-skiff/join", false}, {"/readyz", false}, {"/proc/self/exe", false}, {"/etc/x is missing", false}, {"etc/x", false},
+		{"/var/lib/skiff", true},
+		{"/etc/passwd", true},
+		{"/run/x", true},
+		{"/v1-skiff/join", false},
+		{"/readyz", false},
+		{"/proc/self/exe", false},
+		{"/etc/x is missing", false},
+		{"etc/x", false},
 	}
 	for _, tt := range tests {
 		if got := absolute(tt.text); got != tt.want {

@@ -72,7 +72,8 @@ var known = map[schema.GroupVersionKind]struct {
 // without a namespace belongs to "default".
 func (c *cluster) client(r *ref) (dynamic.ResourceInterface, error) {
 	gvk := r.gvk()
-	gvr, namespaced := schema.GroupVersionResource{}, false
+	var gvr schema.GroupVersionResource
+	var namespaced bool
 	if k, ok := known[gvk]; ok {
 		gvr, namespaced = gvk.GroupVersion().WithResource(k.resource), k.namespaced
 	} else {

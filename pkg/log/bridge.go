@@ -3,12 +3,11 @@ package log
 import (
 	"context"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"slices"
 	"strings"
 	"time"
-
-	stdlog "log"
 
 	"github.com/sirupsen/logrus"
 )

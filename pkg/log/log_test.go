@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -12,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	stdlog "log"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
@@ -225,8 +224,10 @@ func TestParseLogfmt(t *testing.T) {
 		level         slog.Level
 		attrs         []slog.Attr
 	}{
-		{`time="2026-01-02T15:04:05Z" level=warning msg="a \"b\"" error="x y" n=1`, `a "b"`, slog.LevelWarn,
-			[]slog.Attr{slog.String("error", "x y"), slog.String("n", "1")}},
+		{
+			`time="2026-01-02T15:04:05Z" level=warning msg="a \"b\"" error="x y" n=1`, `a "b"`, slog.LevelWarn,
+			[]slog.Attr{slog.String("error", "x y"), slog.String("n", "1")},
+		},
 		{`level=debug msg=short`, "short", slog.LevelDebug, nil},
 		{`level=error msg="cut off`, `level=error msg="cut off`, slog.LevelInfo, nil},
 		{`panic: no logfmt`, `panic: no logfmt`, slog.LevelInfo, nil},

@@ -163,7 +163,8 @@ func (a adaptation) kubernetes(d []caddyfile.Token) []caddyfile.Token {
 	at := d[len(d)-1]
 	line := at.Line + 1
 	option := []caddyfile.Token{
-		{File: at.File, Line: line, Text: "kubeconfig"}, {File: at.File, Line: line, Text: a.Kubeconfig},
+		{File: at.File, Line: line, Text: "kubeconfig"},
+		{File: at.File, Line: line, Text: a.Kubeconfig},
 		{File: at.File, Line: line + 1, Text: "}"},
 	}
 	if at.Text == "}" {

@@ -38,7 +38,7 @@ func (w *logWriter) Write(p []byte) (int, error) {
 	for prefix, level := range levels {
 		// A time stamp may stand before it.
 		if i := strings.Index(line, prefix); i >= 0 && i < 30 {
-			w.logger.Log(context.Background(), level, strings.TrimSpace(line[i+len(prefix):]))
+			w.logger.Log(context.Background(), level, strings.TrimSpace(line[i+len(prefix):])) //nolint:sloglint // the message is CoreDNS' own
 			return len(p), nil
 		}
 	}

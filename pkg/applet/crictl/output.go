@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -32,10 +33,8 @@ func table(w io.Writer, heads []string, rows [][]string) error {
 
 // checkFormat refuses an output format before any work is done.
 func checkFormat(format string, allowed ...string) error {
-	for _, a := range allowed {
-		if format == a {
-			return nil
-		}
+	if slices.Contains(allowed, format) {
+		return nil
 	}
 	return fmt.Errorf("invalid --output %q: want one of %s", format, strings.Join(allowed, ", "))
 }
