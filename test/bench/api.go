@@ -28,7 +28,6 @@ const (
 // load is one run of the API load in a namespace of its own.
 type load struct {
 	*node
-	ctx     context.Context
 	maps    corev1client.ConfigMapInterface
 	pods    corev1client.PodInterface
 	objects []*corev1.ConfigMap
@@ -48,19 +47,19 @@ func (n *node) apiLoad(objects int) {
 	if _, err := kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
 		n.p.Fatalf("create namespace: %v", err)
 	}
-	l := &load{node: n, ctx: ctx, maps: kube.CoreV1().ConfigMaps(ns), pods: kube.CoreV1().Pods(ns), objects: make([]*corev1.ConfigMap, objects)}
-	l.writesAndReads()
-	l.watchFanout()
+	l := &load{node: n, maps: kube.CoreV1().ConfigMaps(ns), pods: kube.CoreV1().Pods(ns), objects: make([]*corev1.ConfigMap, objects)}
+	l.writesAndReads(ctx)
+	l.watchFanout(ctx)
 	n.poll("the service account", func() bool {
 		_, err := kube.CoreV1().ServiceAccounts(ns).Get(ctx, "default", metav1.GetOptions{})
 		return err == nil
 	})
-	l.podsAndDeletes()
+	l.podsAndDeletes(ctx)
 }
 
-func (l *load) writesAndReads() {
+func (l *load) writesAndReads(ctx context.Context) {
 	l.parallel("configmap create", len(l.objects), workers, func(i int) (err error) {
-		l.objects[i], err = l.maps.Create(l.ctx, &corev1.ConfigMap{
+		l.objects[i], err = l.maps.Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{Name: mapName(i), Labels: map[string]string{"app": "bench"}},
 			Data:       map[string]string{"payload": filler()},
 		}, metav1.CreateOptions{})
@@ -68,7 +67,7 @@ func (l *load) writesAndReads() {
 	})
 	for name, version := range map[string]string{"configmap list, latest": "", "configmap list, cached": "0"} {
 		l.parallel(name, lists, 1, func(int) error {
-			found, err := l.maps.List(l.ctx, metav1.ListOptions{ResourceVersion: version})
+			found, err := l.maps.List(ctx, metav1.ListOptions{ResourceVersion: version})
 			if err == nil && len(found.Items) < len(l.objects) {
 				return fmt.Errorf("list has %d of %d items", len(found.Items), len(l.objects))
 			}
@@ -76,20 +75,20 @@ func (l *load) writesAndReads() {
 		})
 	}
 	l.parallel("configmap get", len(l.objects), workers, func(i int) error {
-		_, err := l.maps.Get(l.ctx, mapName(i), metav1.GetOptions{})
+		_, err := l.maps.Get(ctx, mapName(i), metav1.GetOptions{})
 		return err
 	})
 	l.parallel("configmap update", len(l.objects), workers, func(i int) (err error) {
 		l.objects[i].Data["payload"] = filler()
-		l.objects[i], err = l.maps.Update(l.ctx, l.objects[i], metav1.UpdateOptions{})
+		l.objects[i], err = l.maps.Update(ctx, l.objects[i], metav1.UpdateOptions{})
 		return err
 	})
 }
 
-func (l *load) podsAndDeletes() {
+func (l *load) podsAndDeletes(ctx context.Context) {
 	zero := int64(0)
 	l.parallel("pod create, never scheduled", gatedPods, workers, func(i int) error {
-		_, err := l.pods.Create(l.ctx, &corev1.Pod{
+		_, err := l.pods.Create(ctx, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pod-%05d", i)},
 			Spec: corev1.PodSpec{
 				SchedulingGates: []corev1.PodSchedulingGate{{Name: "bench.test/hold"}},
@@ -99,21 +98,21 @@ func (l *load) podsAndDeletes() {
 		return err
 	})
 	l.parallel("pod delete", gatedPods, workers, func(i int) error {
-		return l.pods.Delete(l.ctx, fmt.Sprintf("pod-%05d", i), metav1.DeleteOptions{GracePeriodSeconds: &zero})
+		return l.pods.Delete(ctx, fmt.Sprintf("pod-%05d", i), metav1.DeleteOptions{GracePeriodSeconds: &zero})
 	})
 	l.parallel("configmap delete", len(l.objects), workers, func(i int) error {
-		return l.maps.Delete(l.ctx, mapName(i), metav1.DeleteOptions{})
+		return l.maps.Delete(ctx, mapName(i), metav1.DeleteOptions{})
 	})
 }
 
 // watchFanout updates one object again and again and times how long after the
 // sending of the update its watcher hears of it.
-func (l *load) watchFanout() {
-	target, err := l.maps.Create(l.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "watched"}, Data: map[string]string{"payload": filler()}}, metav1.CreateOptions{})
+func (l *load) watchFanout(ctx context.Context) {
+	target, err := l.maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "watched"}, Data: map[string]string{"payload": filler()}}, metav1.CreateOptions{})
 	if err != nil {
 		l.p.Fatalf("create the watched object: %v", err)
 	}
-	w, err := l.maps.Watch(l.ctx, metav1.ListOptions{FieldSelector: "metadata.name=watched", ResourceVersion: target.ResourceVersion})
+	w, err := l.maps.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=watched", ResourceVersion: target.ResourceVersion})
 	if err != nil {
 		l.p.Fatalf("watch: %v", err)
 	}
@@ -131,7 +130,7 @@ func (l *load) watchFanout() {
 			}
 			arrived <- time.Now()
 		}()
-		if target, err = l.maps.Update(l.ctx, target, metav1.UpdateOptions{}); err != nil {
+		if target, err = l.maps.Update(ctx, target, metav1.UpdateOptions{}); err != nil {
 			l.p.Fatalf("update the watched object: %v", err)
 		}
 		select {

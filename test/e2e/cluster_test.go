@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -24,7 +23,6 @@ const patience = 90 * time.Second
 type space struct {
 	*hosts.Host
 	t    *testing.T
-	ctx  context.Context
 	kube *kubernetes.Clientset
 	ns   string
 }
@@ -32,14 +30,14 @@ type space struct {
 // newSpace makes a namespace and waits until pods can be made in it.
 func newSpace(t *testing.T, h *hosts.Host, ns string) *space {
 	t.Helper()
-	s := &space{Host: h.For(t), t: t, ctx: t.Context(), ns: ns}
+	s := &space{Host: h.For(t), t: t, ns: ns}
 	s.kube = s.Kube()
-	_, err := s.kube.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
+	_, err := s.kube.CoreV1().Namespaces().Create(s.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatalf("create namespace %s: %v", ns, err)
 	}
 	s.eventually("the default service account", func() error {
-		_, err := s.kube.CoreV1().ServiceAccounts(ns).Get(s.ctx, "default", metav1.GetOptions{})
+		_, err := s.kube.CoreV1().ServiceAccounts(ns).Get(s.t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
 	return s
@@ -86,7 +84,7 @@ func (s *space) eventually(what string, check func() error) {
 // pods lists the namespace's pods by label selector ("" is all).
 func (s *space) pods(selector string) []corev1.Pod {
 	s.t.Helper()
-	list, err := s.kube.CoreV1().Pods(s.ns).List(s.ctx, metav1.ListOptions{LabelSelector: selector})
+	list, err := s.kube.CoreV1().Pods(s.ns).List(s.t.Context(), metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		s.t.Fatalf("list pods: %v", err)
 	}
@@ -96,7 +94,7 @@ func (s *space) pods(selector string) []corev1.Pod {
 // pod reads one pod.
 func (s *space) pod(name string) *corev1.Pod {
 	s.t.Helper()
-	p, err := s.kube.CoreV1().Pods(s.ns).Get(s.ctx, name, metav1.GetOptions{})
+	p, err := s.kube.CoreV1().Pods(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		s.t.Fatalf("get pod %s: %v", name, err)
 	}
@@ -109,7 +107,7 @@ func (s *space) ready(selector string, count int) []corev1.Pod {
 	s.t.Helper()
 	var found []corev1.Pod
 	s.eventually(fmt.Sprintf("%d ready pods of %q", count, selector), func() error {
-		list, err := s.kube.CoreV1().Pods(s.ns).List(s.ctx, metav1.ListOptions{LabelSelector: selector})
+		list, err := s.kube.CoreV1().Pods(s.ns).List(s.t.Context(), metav1.ListOptions{LabelSelector: selector})
 		if err != nil {
 			return err
 		}

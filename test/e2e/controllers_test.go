@@ -46,7 +46,7 @@ spec:
 	s.kubectl("wait", "job/bad", "--for=condition=Failed", "--timeout=90s")
 	contains(t, "logs of the job", s.kubectl("logs", "job/good"), "done")
 	s.eventually("a run of the CronJob", func() error {
-		list, err := s.kube.BatchV1().Jobs(s.ns).List(s.ctx, metav1.ListOptions{})
+		list, err := s.kube.BatchV1().Jobs(s.ns).List(s.t.Context(), metav1.ListOptions{})
 		if err != nil {
 			return err
 		}

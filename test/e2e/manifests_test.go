@@ -28,7 +28,7 @@ func manifests(t *testing.T, h *hosts.Host) {
 	value := func(name, want string) {
 		t.Helper()
 		s.eventually("ConfigMap "+name+" with value "+want, func() error {
-			m, err := s.kube.CoreV1().ConfigMaps(s.ns).Get(s.ctx, name, metav1.GetOptions{})
+			m, err := s.kube.CoreV1().ConfigMaps(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
 			if err == nil && m.Data["value"] != want {
 				err = fmt.Errorf("value is %q", m.Data["value"])
 			}
@@ -38,7 +38,7 @@ func manifests(t *testing.T, h *hosts.Host) {
 	gone := func(name string) {
 		t.Helper()
 		s.eventually("the end of ConfigMap "+name, func() error {
-			_, err := s.kube.CoreV1().ConfigMaps(s.ns).Get(s.ctx, name, metav1.GetOptions{})
+			_, err := s.kube.CoreV1().ConfigMaps(s.ns).Get(s.t.Context(), name, metav1.GetOptions{})
 			if apierrors.IsNotFound(err) {
 				return nil
 			}

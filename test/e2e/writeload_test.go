@@ -113,7 +113,7 @@ func (l *ackLog) count() int {
 // lost lists the acknowledged writes that the server does not have.
 func (l *ackLog) lost(s *space) []string {
 	s.t.Helper()
-	list, err := s.Kube().CoreV1().ConfigMaps(s.ns).List(s.ctx, metav1.ListOptions{})
+	list, err := s.Kube().CoreV1().ConfigMaps(s.ns).List(s.t.Context(), metav1.ListOptions{})
 	if err != nil {
 		s.t.Fatalf("list what was written: %v", err)
 	}

@@ -34,7 +34,7 @@ func hierarchies() ([]hierarchy, error) {
 		return nil, err
 	}
 	var out []hierarchy
-	for _, line := range strings.Split(strings.TrimSpace(string(mounts)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(mounts)), "\n") {
 		before, after, found := strings.Cut(line, " - ")
 		if !found {
 			continue
@@ -71,7 +71,7 @@ func v1Options(super string, own map[string]string) (key, options string) {
 			continue
 		}
 		all := true
-		for _, c := range strings.Split(key, ",") {
+		for c := range strings.SplitSeq(key, ",") {
 			all = all && slices.Contains(words, c)
 		}
 		if all && strings.HasPrefix(key, "name=") {
@@ -179,7 +179,7 @@ func killCgroup(dir string) {
 	if err != nil {
 		return
 	}
-	for _, word := range strings.Fields(string(procs)) {
+	for word := range strings.FieldsSeq(string(procs)) {
 		if pid, err := strconv.Atoi(word); err == nil && pid > 1 {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}

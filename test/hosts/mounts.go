@@ -173,7 +173,7 @@ func handDown(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, controller := range strings.Fields(string(have)) {
+	for controller := range strings.FieldsSeq(string(have)) {
 		// One by one: a controller that cannot be handed down (rdma, misc) is no loss.
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644)
 	}

@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -63,7 +64,7 @@ func send(fd int, message any, files ...*os.File) error {
 	}
 	for {
 		err = unix.Sendmsg(fd, b, rights, nil, unix.MSG_NOSIGNAL)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -75,7 +76,7 @@ func receive(fd int, message any) (fds []int, ok bool, err error) {
 	var n, oobn int
 	for {
 		n, oobn, _, _, err = unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

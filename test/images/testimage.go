@@ -42,7 +42,7 @@ func Busybox(path string) ([]Layer, error) {
 		return nil, fmt.Errorf("list applets of %s (Debian package busybox-static): %w", path, err)
 	}
 	var links []string
-	for _, applet := range strings.Fields(string(out)) {
+	for applet := range strings.FieldsSeq(string(out)) {
 		switch applet {
 		case "busybox", "init", "linuxrc", "dpkg", "dpkg-deb", "rpm", "rpm2cpio":
 		default:

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -58,7 +59,7 @@ func startCluster(t *testing.T) *cluster {
 	}
 	cfg.Paths.Run = filepath.Join(dir, "run")
 	store := pki.NewStore(cfg.Paths.ServerTLS(), time.Now, logger)
-	tree := append(pki.Tree[:len(pki.Tree):len(pki.Tree)],
+	tree := append(slices.Clip(pki.Tree),
 		pki.Spec{Name: pki.ClientSkiffAgent, Issuer: pki.ClientCA, Use: pki.Client, CN: "system:skiff-agent:n1", Org: []string{pki.AgentsOrg}})
 	if _, err := store.Ensure(tree, pki.Facts{NodeName: "n1", Hostname: "n1", Domain: cfg.Cluster.Domain}); err != nil {
 		t.Fatal(err)
@@ -78,14 +79,18 @@ func startCluster(t *testing.T) *cluster {
 	api := apiserver.New(apiserver.Options{Config: cfg, Datastore: ds.Endpoint(), Listener: l, Logger: logger})
 	start(t, api)
 
-	k := pki.Kubeconfig{Server: "https://" + l.Addr().String(), CAFile: store.CertFile(pki.ServerCA),
-		CertFile: store.CertFile(pki.ClientSkiffAgent), KeyFile: store.KeyFile(pki.ClientSkiffAgent)}
+	k := pki.Kubeconfig{
+		Server: "https://" + l.Addr().String(), CAFile: store.CertFile(pki.ServerCA),
+		CertFile: store.CertFile(pki.ClientSkiffAgent), KeyFile: store.KeyFile(pki.ClientSkiffAgent),
+	}
 	file := filepath.Join(dir, "agent.kubeconfig")
 	if err := os.WriteFile(file, k.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &cluster{t: t, dir: dir, logger: logger, config: api.Loopback(), kubeconfig: file,
-		kube: kubernetes.NewForConfigOrDie(api.Loopback()), dynamic: dynamic.NewForConfigOrDie(jsonConfig(api.Loopback()))}
+	return &cluster{
+		t: t, dir: dir, logger: logger, config: api.Loopback(), kubeconfig: file,
+		kube: kubernetes.NewForConfigOrDie(api.Loopback()), dynamic: dynamic.NewForConfigOrDie(jsonConfig(api.Loopback())),
+	}
 }
 
 func jsonConfig(c *rest.Config) *rest.Config {

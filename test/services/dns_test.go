@@ -95,7 +95,7 @@ func (c *cluster) testDNS(t *testing.T) {
 	})
 	t.Run("endpoint", func(t *testing.T) { c.dnsEndpoint(t, r.addr) })
 	t.Run("custom", func(t *testing.T) { c.dnsCustom(t, r, n) })
-	t.Run("main", func(t *testing.T) { c.dnsMain(t, r, n) })
+	t.Run("main", func(t *testing.T) { c.dnsMain(t, r) })
 	stop()
 	o.Disabled = true
 	start(t, dns.New(o))
@@ -217,7 +217,7 @@ func (c *cluster) dnsCustom(t *testing.T, r resolver, n *notes) {
 }
 
 // dnsMain checks the ConfigMap coredns with a whole Corefile and host names.
-func (c *cluster) dnsMain(t *testing.T, r resolver, n *notes) {
+func (c *cluster) dnsMain(t *testing.T, r resolver) {
 	r.t = t
 	maps := c.kube.CoreV1().ConfigMaps("kube-system")
 	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "coredns"}, Data: map[string]string{
