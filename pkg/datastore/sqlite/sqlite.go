@@ -14,7 +14,6 @@ import (
 	"sync"
 
 	"github.com/k3s-io/kine/pkg/drivers/generic"
-	"github.com/k3s-io/kine/pkg/logstructured"
 	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
 	"github.com/k3s-io/kine/pkg/server"
 
@@ -51,8 +50,8 @@ func (f file) backend(ctx context.Context, wg *sync.WaitGroup) (server.Backend, 
 	if err != nil {
 		return nil, nil, fmt.Errorf("open database %s: %w", f.path, err)
 	}
-	d := newDialect(g)
-	log := sqllog.New(d, bridge.CompactInterval, 0, bridge.CompactTimeout, bridge.CompactMinRetain, bridge.CompactBatchSize, bridge.PollBatchSize)
+	adapt(g)
+	log := sqllog.New(g, bridge.CompactInterval, 0, bridge.CompactTimeout, bridge.CompactMinRetain, bridge.CompactBatchSize, bridge.PollBatchSize)
 	stop := func(ctx context.Context) error { return f.checkpoint(ctx, g.DB) }
-	return logstructured.New(&promptLog{SQLLog: log}), stop, nil
+	return newStore(&history{SQLLog: log}, wg, f.logger), stop, nil
 }
