@@ -5,6 +5,8 @@ package backoff
 import (
 	"context"
 	"time"
+
+	"skiff/internal/pause"
 )
 
 // Sequence yields Min, 2·Min, 4·Min … up to Max. The zero Sequence yields 0.
@@ -29,12 +31,8 @@ func (s *Sequence) Reset() { s.next = 0 }
 
 // Wait pauses for Next. It returns the cause of ctx when that ends first.
 func (s *Sequence) Wait(ctx context.Context) error {
-	t := time.NewTimer(s.Next())
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
+	if !pause.For(ctx, s.Next()) {
 		return context.Cause(ctx)
 	}
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"skiff/internal/pause"
 )
 
 // How often readiness is looked at. Until a component is ready, others wait for
@@ -32,7 +34,7 @@ func (n *node) watch(ctx context.Context) {
 			return // Whatever the check said, it is about the stop.
 		}
 		now := time.Now()
-		var pause time.Duration
+		var next time.Duration
 		switch {
 		case err == nil:
 			if !wasReady {
@@ -45,19 +47,19 @@ func (n *node) watch(ctx context.Context) {
 				return
 			}
 			nextLog = now
-			pause = pollReady
+			next = pollReady
 		case wasReady:
 			n.enter(Degraded, err.Error())
-			pause = pollDegraded
+			next = pollDegraded
 		default:
 			n.enter(Starting, err.Error())
-			pause = min(max(now.Sub(started)/pollShare, pollMin), pollMax)
+			next = min(max(now.Sub(started)/pollShare, pollMin), pollMax)
 		}
 		if err != nil && !now.Before(nextLog) {
 			n.logMissing(err, wasReady, now.Sub(started))
 			nextLog = now.Add(nextWaitLog)
 		}
-		if !wait(ctx, pause) {
+		if !pause.For(ctx, next) {
 			return
 		}
 	}
@@ -115,17 +117,5 @@ func (n *node) stillReady() {
 	})
 	if !since.IsZero() {
 		n.logger.Info("ready again", "after", time.Since(since).Round(time.Millisecond))
-	}
-}
-
-// wait reports false when ctx ended before d had passed.
-func wait(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/internal/pause"
 )
 
 // state is what the worker knows about one source, by the name of its AddOn.
@@ -57,29 +59,13 @@ func (w *worker) run(ctx context.Context, changed <-chan struct{}) error {
 			return nil
 		case <-timer.C:
 		case <-changed:
-			if !settle(ctx, changed) {
+			if !pause.Quiet(ctx, changed, settleTime) {
 				return nil
 			}
 		}
 		timer.Stop()
 		if next := w.pass(ctx); next > 0 {
 			timer.Reset(next)
-		}
-	}
-}
-
-// settle waits until changed has been quiet for settleTime; false when ctx ended.
-func settle(ctx context.Context, changed <-chan struct{}) bool {
-	t := time.NewTimer(settleTime)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-changed:
-			t.Reset(settleTime)
-		case <-t.C:
-			return true
 		}
 	}
 }

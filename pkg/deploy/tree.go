@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"skiff/internal/pause"
 )
 
 // watchTree calls changed when something in or below dir may have changed, until
@@ -19,13 +21,9 @@ func watchTree(ctx context.Context, dir string, changed func(), logger *slog.Log
 			continue
 		}
 		logger.Warn("changes of manifests are seen late", "error", err)
-		t := time.NewTimer(15 * time.Second)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
+		if pause.For(ctx, 15*time.Second) {
 			changed()
 		}
-		t.Stop()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"skiff/internal/backoff"
 	"skiff/pkg/component"
 )
 
@@ -67,7 +68,8 @@ func (m *Member) Bundle() *Bundle {
 func (m *Member) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	pause, last := retryMin, time.Time{}
+	pauses := backoff.Sequence{Min: retryMin, Max: retryMax}
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -80,12 +82,12 @@ func (m *Member) Run(ctx context.Context) error {
 			continue
 		}
 		if m.attempt(ctx) {
-			pause, last = retryMin, now
+			pauses.Reset()
+			last = now
 			timer.Reset(lookEvery)
 			continue
 		}
-		timer.Reset(pause)
-		pause = min(2*pause, retryMax)
+		timer.Reset(pauses.Next())
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff/internal/backoff"
+	"skiff/internal/pause"
 )
 
 // agentsGroup is the group of the nodes' own identities, see manifests/rbac.yaml.
@@ -36,26 +39,30 @@ func (c *client) waitAllowed(ctx context.Context) {
 	review := &authv1.SelfSubjectAccessReview{Spec: authv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authv1.ResourceAttributes{Verb: "watch", Group: "discovery.k8s.io", Resource: "endpointslices"},
 	}}
-	for pause := 50 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 400*time.Millisecond) {
+	pauses := backoff.Sequence{Min: 50 * time.Millisecond, Max: 400 * time.Millisecond}
+	for {
 		r, err := c.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 		if err == nil && r.Status.Allowed {
 			return
 		}
-		wait(ctx, pause)
+		if pauses.Wait(ctx) != nil {
+			return
+		}
 	}
 }
 
 // retryUntil calls fn with growing pauses until it succeeds or ctx ends.
 func retryUntil(ctx context.Context, logger *slog.Logger, what string, fn func(context.Context) error) error {
-	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 30*time.Second) {
+	pauses := backoff.Sequence{Min: 100 * time.Millisecond, Max: 30 * time.Second}
+	for {
 		err := fn(ctx)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
+		next := pauses.Next()
+		logger.Debug("will try again", "what", what, "in", next, "error", err)
+		if !pause.For(ctx, next) {
 			return context.Cause(ctx)
 		}
-		logger.Debug("will try again", "what", what, "in", pause, "error", err)
-		wait(ctx, pause)
 	}
 }

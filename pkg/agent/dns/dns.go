@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"skiff/internal/pause"
 	"skiff/pkg/component"
 )
 
@@ -171,7 +172,7 @@ func (s *Server) serve(parent context.Context, client *client) error {
 			return nil
 		case <-changed:
 		}
-		if !settle(ctx, changed, settleTime) {
+		if !pause.Quiet(ctx, changed, settleTime) {
 			return nil
 		}
 		if err := eng.apply(ctx, in.snapshot(), resolvers.list(s.own(listen))); err != nil {
@@ -191,23 +192,6 @@ const (
 // own lists the addresses that lead back to this name server.
 func (s *Server) own(listen netip.AddrPort) []netip.Addr {
 	return append([]netip.Addr{listen.Addr()}, s.o.ServiceIPs...)
-}
-
-// settle waits until changed has been quiet for d. It returns false when ctx
-// ended first.
-func settle(ctx context.Context, changed <-chan struct{}, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-changed:
-			t.Reset(d)
-		case <-t.C:
-			return true
-		}
-	}
 }
 
 // Ready implements component.Readier: it asks our own socket for the name of

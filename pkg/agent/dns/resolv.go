@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"skiff/internal/pause"
 )
 
 // maxResolvers bounds the upstreams; the forward plug-in refuses more than 15.
@@ -100,7 +102,7 @@ func (r *resolvers) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := r.watchOnce(ctx); err != nil {
 			r.logger.Warn("changes of the host's resolvers are not seen for a while", "error", err)
-			wait(ctx, time.Minute)
+			pause.For(ctx, time.Minute)
 		}
 	}
 }
@@ -164,15 +166,5 @@ func nearest(f string) string {
 			return f
 		}
 		f = dir
-	}
-}
-
-// wait returns after d or when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
