@@ -1,6 +1,7 @@
 package crictl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -48,11 +49,7 @@ func listPods(ctx context.Context, s internalapi.RuntimeService, l *listFlags) (
 	if filter.LabelSelector, err = labels(l.labels); err != nil {
 		return nil, err
 	}
-	name, err := matcher("name", l.name)
-	if err != nil {
-		return nil, err
-	}
-	namespace, err := matcher("namespace", l.namespace)
+	named, err := l.named()
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +58,9 @@ func listPods(ctx context.Context, s internalapi.RuntimeService, l *listFlags) (
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	list = slices.DeleteFunc(list, func(p *runtimeapi.PodSandbox) bool {
-		return !name(p.GetMetadata().GetName()) || !namespace(p.GetMetadata().GetNamespace())
+		return !named(p.GetMetadata().GetName(), p.GetMetadata().GetNamespace())
 	})
-	slices.SortFunc(list, func(a, b *runtimeapi.PodSandbox) int { return int(max(-1, min(1, b.CreatedAt-a.CreatedAt))) })
+	slices.SortFunc(list, func(a, b *runtimeapi.PodSandbox) int { return cmp.Compare(b.CreatedAt, a.CreatedAt) })
 	return list, nil
 }
 

@@ -1,6 +1,7 @@
 package crictl
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -38,6 +39,20 @@ func (l *listFlags) add(c *cobra.Command) {
 	f.BoolVar(&l.noTrunc, "no-trunc", false, "whole ids")
 	f.BoolVarP(&l.latest, "latest", "l", false, "the newest only")
 	f.IntVarP(&l.last, "last", "n", 0, "the newest n only; 0 means all")
+}
+
+// named returns a function that reports whether a name and the pod's namespace
+// are asked for.
+func (l *listFlags) named() (func(name, namespace string) bool, error) {
+	name, err := matcher("name", l.name)
+	if err != nil {
+		return nil, err
+	}
+	namespace, err := matcher("namespace", l.namespace)
+	if err != nil {
+		return nil, err
+	}
+	return func(n, ns string) bool { return name(n) && namespace(ns) }, nil
 }
 
 // newest cuts a list, newest first, as --latest and --last say.
@@ -95,11 +110,7 @@ func listContainers(ctx context.Context, s internalapi.RuntimeService, l *listFl
 	if filter.LabelSelector, err = labels(l.labels); err != nil {
 		return nil, err
 	}
-	name, err := matcher("name", l.name)
-	if err != nil {
-		return nil, err
-	}
-	namespace, err := matcher("namespace", l.namespace)
+	named, err := l.named()
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +119,9 @@ func listContainers(ctx context.Context, s internalapi.RuntimeService, l *listFl
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	list = slices.DeleteFunc(list, func(c *runtimeapi.Container) bool {
-		return !name(c.GetMetadata().GetName()) || !namespace(c.GetLabels()[labelPodNamespace])
+		return !named(c.GetMetadata().GetName(), c.GetLabels()[labelPodNamespace])
 	})
-	slices.SortFunc(list, func(a, b *runtimeapi.Container) int { return int(max(-1, min(1, b.CreatedAt-a.CreatedAt))) })
+	slices.SortFunc(list, func(a, b *runtimeapi.Container) int { return cmp.Compare(b.CreatedAt, a.CreatedAt) })
 	return list, nil
 }
 

@@ -9,7 +9,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"skiff/internal/pause"
 )
 
 // statsFlags are the flags that stats and statsp have in common.
@@ -38,20 +42,48 @@ func cpuPercent(a, b *runtimeapi.CpuUsage) float64 {
 	return 100 * (float64(b.GetUsageCoreNanoSeconds().GetValue()) - float64(a.GetUsageCoreNanoSeconds().GetValue())) / float64(d)
 }
 
-// twice calls get at the beginning and the end of the measured time.
-func twice[T any](ctx context.Context, d time.Duration, get func() ([]T, error)) (before, after []T, err error) {
-	if before, err = get(); err != nil {
-		return nil, nil, err
+// gauge is how to read and show what containers or pods use.
+type gauge[T proto.Message] struct {
+	what  string
+	list  func(s internalapi.RuntimeService, labels map[string]string) ([]T, error)
+	id    func(T) string
+	print func(old map[string]T, now []T) error // now is in the order of ids
+}
+
+// measure reads a gauge and prints it: at the beginning and the end of the
+// measured time for the table, which shows CPU use, and once for other formats.
+func measure[T proto.Message](ctx context.Context, e *environment, s *statsFlags, g gauge[T]) error {
+	if err := checkFormat(s.output, "table", "json", "yaml"); err != nil {
+		return err
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, nil, context.Cause(ctx)
-	case <-t.C:
+	selector, err := labels(s.labels)
+	if err != nil {
+		return err
 	}
-	after, err = get()
-	return before, after, err
+	svc, err := e.runtimeService(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := g.list(svc, selector)
+	if err != nil {
+		return fmt.Errorf("list use of %s: %w", g.what, err)
+	}
+	if s.output != "table" {
+		return structuredList(e.Out, s.output, "stats", before)
+	}
+	if !pause.For(ctx, time.Duration(s.seconds)*time.Second) {
+		return context.Cause(ctx)
+	}
+	now, err := g.list(svc, selector)
+	if err != nil {
+		return fmt.Errorf("list use of %s: %w", g.what, err)
+	}
+	old := map[string]T{}
+	for _, b := range before {
+		old[g.id(b)] = b
+	}
+	slices.SortFunc(now, func(a, b T) int { return cmp.Compare(g.id(a), g.id(b)) })
+	return g.print(old, now)
 }
 
 func (e *environment) statsCommand() *cobra.Command {
@@ -63,51 +95,24 @@ func (e *environment) statsCommand() *cobra.Command {
 	c.Flags().BoolVarP(&all, "all", "a", false, "all containers, not only running ones")
 	c.Flags().StringVarP(&pod, "pod", "p", "", "filter by pod id")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkFormat(s.output, "table", "json", "yaml"); err != nil {
-			return err
-		}
-		selector, err := labels(s.labels)
-		if err != nil {
-			return err
-		}
-		svc, err := e.runtimeService(c.Context())
-		if err != nil {
-			return err
-		}
-		filter := &runtimeapi.ContainerStatsFilter{Id: s.id, PodSandboxId: pod, LabelSelector: selector}
-		get := func() ([]*runtimeapi.ContainerStats, error) {
-			list, err := svc.ListContainerStats(c.Context(), filter)
-			if err != nil {
-				return nil, fmt.Errorf("list use of containers: %w", err)
-			}
-			return list, nil
-		}
-		if s.output != "table" {
-			list, err := get()
-			if err != nil {
-				return err
-			}
-			return structuredList(e.Out, s.output, "stats", list)
-		}
-		before, after, err := twice(c.Context(), time.Duration(s.seconds)*time.Second, get)
-		if err != nil {
-			return err
-		}
-		return e.printStats(&s, all, before, after)
+		return measure(c.Context(), e, &s, gauge[*runtimeapi.ContainerStats]{
+			what: "containers",
+			list: func(svc internalapi.RuntimeService, labels map[string]string) ([]*runtimeapi.ContainerStats, error) {
+				filter := &runtimeapi.ContainerStatsFilter{Id: s.id, PodSandboxId: pod, LabelSelector: labels}
+				return svc.ListContainerStats(c.Context(), filter)
+			},
+			id: func(u *runtimeapi.ContainerStats) string { return u.GetAttributes().GetId() },
+			print: func(old map[string]*runtimeapi.ContainerStats, now []*runtimeapi.ContainerStats) error {
+				return e.printStats(&s, all, old, now)
+			},
+		})
 	}
 	return c
 }
 
-func (e *environment) printStats(s *statsFlags, all bool, before, after []*runtimeapi.ContainerStats) error {
-	old := map[string]*runtimeapi.ContainerStats{}
-	for _, b := range before {
-		old[b.GetAttributes().GetId()] = b
-	}
-	slices.SortFunc(after, func(a, b *runtimeapi.ContainerStats) int {
-		return cmp.Compare(a.GetAttributes().GetId(), b.GetAttributes().GetId())
-	})
+func (e *environment) printStats(s *statsFlags, all bool, old map[string]*runtimeapi.ContainerStats, now []*runtimeapi.ContainerStats) error {
 	var rows [][]string
-	for _, a := range after {
+	for _, a := range now {
 		if !all && a.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 && a.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
 			continue
 		}
@@ -126,50 +131,23 @@ func (e *environment) statspCommand() *cobra.Command {
 	c := &cobra.Command{Use: "statsp [flags]", Short: "Show what pods use", Args: cobra.NoArgs}
 	s.add(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkFormat(s.output, "table", "json", "yaml"); err != nil {
-			return err
-		}
-		selector, err := labels(s.labels)
-		if err != nil {
-			return err
-		}
-		svc, err := e.runtimeService(c.Context())
-		if err != nil {
-			return err
-		}
-		get := func() ([]*runtimeapi.PodSandboxStats, error) {
-			list, err := svc.ListPodSandboxStats(c.Context(), &runtimeapi.PodSandboxStatsFilter{Id: s.id, LabelSelector: selector})
-			if err != nil {
-				return nil, fmt.Errorf("list use of pods: %w", err)
-			}
-			return list, nil
-		}
-		if s.output != "table" {
-			list, err := get()
-			if err != nil {
-				return err
-			}
-			return structuredList(e.Out, s.output, "stats", list)
-		}
-		before, after, err := twice(c.Context(), time.Duration(s.seconds)*time.Second, get)
-		if err != nil {
-			return err
-		}
-		return e.printPodStats(&s, before, after)
+		return measure(c.Context(), e, &s, gauge[*runtimeapi.PodSandboxStats]{
+			what: "pods",
+			list: func(svc internalapi.RuntimeService, labels map[string]string) ([]*runtimeapi.PodSandboxStats, error) {
+				return svc.ListPodSandboxStats(c.Context(), &runtimeapi.PodSandboxStatsFilter{Id: s.id, LabelSelector: labels})
+			},
+			id: func(u *runtimeapi.PodSandboxStats) string { return u.GetAttributes().GetId() },
+			print: func(old map[string]*runtimeapi.PodSandboxStats, now []*runtimeapi.PodSandboxStats) error {
+				return e.printPodStats(&s, old, now)
+			},
+		})
 	}
 	return c
 }
 
-func (e *environment) printPodStats(s *statsFlags, before, after []*runtimeapi.PodSandboxStats) error {
-	old := map[string]*runtimeapi.PodSandboxStats{}
-	for _, b := range before {
-		old[b.GetAttributes().GetId()] = b
-	}
-	slices.SortFunc(after, func(a, b *runtimeapi.PodSandboxStats) int {
-		return cmp.Compare(a.GetAttributes().GetId(), b.GetAttributes().GetId())
-	})
+func (e *environment) printPodStats(s *statsFlags, old map[string]*runtimeapi.PodSandboxStats, now []*runtimeapi.PodSandboxStats) error {
 	var rows [][]string
-	for _, a := range after {
+	for _, a := range now {
 		rows = append(rows, []string{
 			a.GetAttributes().GetMetadata().GetName(), id(a.GetAttributes().GetId(), s.noTrunc),
 			fmt.Sprintf("%.2f", cpuPercent(old[a.GetAttributes().GetId()].GetLinux().GetCpu(), a.GetLinux().GetCpu())),
