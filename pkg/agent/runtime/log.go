@@ -2,36 +2,15 @@ package runtime
 
 import (
 	"log/slog"
-	"strconv"
 	"strings"
+
+	"skiff/pkg/log"
 )
 
-// parseLog turns a line of containerd's log (logrus' text format, which is
-// logfmt) into a record. What is not logfmt is taken as it is: a crash prints
-// plain text.
+// parseLog turns a line of containerd's log into a record.
 func parseLog(line string) (slog.Level, string, []slog.Attr) {
-	if !strings.HasPrefix(line, "time=") {
-		return slog.LevelInfo, line, nil
-	}
-	level, message := slog.LevelInfo, ""
-	var attrs []slog.Attr
-	for rest := line; rest != ""; {
-		var key, value string
-		key, value, rest = nextPair(rest)
-		switch key {
-		case "", "time":
-		case "level":
-			level = levelOf(value)
-		case "msg":
-			message = value
-		default:
-			attrs = append(attrs, slog.String(key, value))
-		}
-	}
-	if message == "" {
-		return slog.LevelInfo, line, nil
-	}
-	if noise(message) {
+	level, message, attrs := log.ParseLogfmt(line)
+	if message != line && noise(message) {
 		level = slog.LevelDebug
 	}
 	return level, message, attrs
@@ -59,34 +38,4 @@ func noise(message string) bool {
 		}
 	}
 	return false
-}
-
-// nextPair splits the first key=value off s; the value may be a Go-quoted
-// string.
-func nextPair(s string) (key, value, rest string) {
-	s = strings.TrimLeft(s, " ")
-	eq := strings.IndexByte(s, '=')
-	if eq < 0 {
-		return "", "", ""
-	}
-	key, s = s[:eq], s[eq+1:]
-	if quoted, err := strconv.QuotedPrefix(s); err == nil {
-		if value, err = strconv.Unquote(quoted); err == nil {
-			return key, value, s[len(quoted):]
-		}
-	}
-	value, rest, _ = strings.Cut(s, " ")
-	return key, value, rest
-}
-
-func levelOf(s string) slog.Level {
-	switch s {
-	case "trace", "debug":
-		return slog.LevelDebug
-	case "warning", "warn":
-		return slog.LevelWarn
-	case "error", "fatal", "panic":
-		return slog.LevelError
-	}
-	return slog.LevelInfo
 }
