@@ -96,7 +96,7 @@ func identical(target string, e *zip.File) (bool, error) {
 
 // write unpacks the entry beside target and renames it over target. The data is
 // synced first, so that no power cut leaves a name without its contents.
-func write(target string, e *zip.File) (err error) {
+func write(target string, e *zip.File) error {
 	dir := filepath.Dir(target)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -108,28 +108,31 @@ func write(target string, e *zip.File) (err error) {
 	defer in.Close()
 	// One name for ever: what a kill leaves behind is used again, not piled up.
 	temp := filepath.Join(dir, "."+filepath.Base(target)+".tmp")
+	return replace(target, temp, func(out *os.File) error {
+		// The reader checks the CRC at its end, so a damaged executable is noticed.
+		if _, err := io.Copy(out, in); err != nil {
+			return fmt.Errorf("unpack %s: %w", e.Name, err)
+		}
+		if err := out.Chmod(staged); err != nil {
+			return err
+		}
+		return out.Sync()
+	})
+}
+
+// replace fills the executable file temp and renames it over target; it leaves
+// no temp behind when that fails.
+func replace(target, temp string, fill func(*os.File) error) error {
 	out, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, staged)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			out.Close()
-			os.Remove(temp)
-		}
-	}()
-	// The reader checks the CRC at its end, so a damaged executable is noticed.
-	if _, err := io.Copy(out, in); err != nil {
-		return fmt.Errorf("unpack %s: %w", e.Name, err)
+	err = errors.Join(fill(out), out.Close())
+	if err == nil {
+		err = os.Rename(temp, target)
 	}
-	if err := out.Chmod(staged); err != nil {
-		return err
+	if err != nil {
+		os.Remove(temp)
 	}
-	if err := out.Sync(); err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return os.Rename(temp, target)
+	return err
 }

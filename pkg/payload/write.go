@@ -57,28 +57,11 @@ func add(z *zip.Writer, files fs.FS, name string) error {
 
 // WriteFile is Write to the file target, which is replaced by rename and is
 // executable.
-func WriteFile(target, executable, dir string) (err error) {
+func WriteFile(target, executable, dir string) error {
 	in, err := os.Open(executable)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	temp := target + ".tmp"
-	out, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, staged)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			out.Close()
-			os.Remove(temp)
-		}
-	}()
-	if err := Write(out, in, os.DirFS(dir)); err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
-	return os.Rename(temp, target)
+	return replace(target, target+".tmp", func(out *os.File) error { return Write(out, in, os.DirFS(dir)) })
 }

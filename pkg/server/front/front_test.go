@@ -86,7 +86,8 @@ func (s *stage) client() *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-func (s *stage) get(c *http.Client, path string) (*http.Response, string) {
+// ask sends a GET; the response is closed at the end of the test.
+func (s *stage) ask(c *http.Client, path string) *http.Response {
 	s.t.Helper()
 	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "https://"+s.Addr().String()+path, nil)
 	if err != nil {
@@ -96,7 +97,13 @@ func (s *stage) get(c *http.Client, path string) (*http.Response, string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer func() { _ = resp.Body.Close() }()
+	s.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+func (s *stage) get(c *http.Client, path string) (*http.Response, string) {
+	s.t.Helper()
+	resp := s.ask(c, path)
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		s.t.Fatal(err)
@@ -188,16 +195,7 @@ func TestStopCutsWhatDoesNotEnd(t *testing.T) {
 
 func (s *stage) stream(c *http.Client, path string) *bufio.Reader {
 	s.t.Helper()
-	req, err := http.NewRequestWithContext(s.t.Context(), http.MethodGet, "https://"+s.Addr().String()+path, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	resp, err := c.Do(req)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { _ = resp.Body.Close() })
-	r := bufio.NewReader(resp.Body)
+	r := bufio.NewReader(s.ask(c, path).Body)
 	if _, err := r.ReadString('\n'); err != nil {
 		s.t.Fatal(err)
 	}
