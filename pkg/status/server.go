@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,8 +25,13 @@ type Source interface {
 	Ready() <-chan struct{}
 }
 
-// Server answers GET /status and GET /ping on a unix socket of mode 0600. It
-// has no dependencies, so that the status can be asked for while the rest is
+// Server answers GET /status and GET /ping on a unix socket of mode 0600, and
+// under /debug/pprof/ gives Go's profiles of the process:
+//
+//	curl -s --unix-socket /run/skiff/skiff.sock http://skiff/debug/pprof/heap > heap
+//	go tool pprof -top heap
+//
+// It has no dependencies, so that the status can be asked for while the rest is
 // still starting. It may serve only where the caller holds the data
 // directory's lock: a socket file that it finds is taken for stale.
 type Server struct {
@@ -156,6 +162,12 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "pong")
 	})
+	// Whoever may open the socket is root and could attach a debugger as well.
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	return mux
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -101,6 +103,32 @@ func TestServerAndClient(t *testing.T) {
 }
 
 // TestStaleSocket starts where a skiff was killed.
+func TestProfiles(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "run", "skiff.sock")
+	start(t, socket)
+	if _, err := (&Client{Socket: socket}).Wait(within(t, time.Second)); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("Wait: %v, want ErrNotReady", err)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+	}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://skiff/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(body, []byte("pkg/status.(*Server).Run")) {
+		t.Errorf("the goroutine profile does not name this server's own goroutine:\n%.300s", body)
+	}
+}
+
 func TestStaleSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "skiff.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
