@@ -50,8 +50,8 @@ func (f *Flannel) sysctls() error {
 	return nil
 }
 
-// loadModule loads a kernel module whose dependencies are there already. The
-// kernel does the decompression, if it was built to.
+// loadModule loads a kernel module, and first what it needs. The kernel does the
+// decompression, if it was built to.
 func loadModule(name string) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -62,25 +62,49 @@ func loadModule(name string) error {
 	if err != nil {
 		return fmt.Errorf("load module %s: %w", name, err)
 	}
-	for line := range strings.Lines(string(list)) {
-		file, _, _ := strings.Cut(line, ":")
+	files := moduleFiles(string(list), name)
+	if len(files) == 0 {
+		return fmt.Errorf("load module %s: the kernel has none of that name", name)
+	}
+	for _, file := range files {
+		if err := insertModule(filepath.Join(dir, file)); err != nil {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// moduleFiles lists the files of a module and all it needs, in the order in
+// which they have to be loaded, from the content of modules.dep(5): each line
+// names a module and its dependencies, the innermost last.
+func moduleFiles(list, name string) []string {
+	for line := range strings.Lines(list) {
+		file, needs, _ := strings.Cut(line, ":")
 		base, _, _ := strings.Cut(filepath.Base(file), ".")
 		if base != name {
 			continue
 		}
-		f, err := os.Open(filepath.Join(dir, file))
-		if err != nil {
-			return fmt.Errorf("load module %s: %w", name, err)
-		}
-		defer f.Close()
-		flags := 0
-		if filepath.Ext(file) != ".ko" {
-			flags = unix.MODULE_INIT_COMPRESSED_FILE
-		}
-		if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("load module %s: %w", name, err)
-		}
-		return nil
+		files := append([]string{file}, strings.Fields(needs)...)
+		slices.Reverse(files)
+		return files
 	}
-	return fmt.Errorf("load module %s: the kernel has none of that name", name)
+	return nil
+}
+
+// insertModule gives one file to the kernel; a module that is there already is
+// no error.
+func insertModule(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	flags := 0
+	if filepath.Ext(file) != ".ko" {
+		flags = unix.MODULE_INIT_COMPRESSED_FILE
+	}
+	if err := unix.FinitModule(int(f.Fd()), "", flags); err != nil && !errors.Is(err, unix.EEXIST) {
+		return &fs.PathError{Op: "init_module", Path: file, Err: err}
+	}
+	return nil
 }
