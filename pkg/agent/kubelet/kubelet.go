@@ -14,7 +14,6 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
-	"time"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/kubernetes/cmd/kubelet/app"
@@ -110,8 +109,6 @@ func (k *Kubelet) Ready(ctx context.Context) error {
 	if address == nil {
 		return fmt.Errorf("the kubelet has not started serving")
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{
 		// Nothing is sent: the handshake alone is the answer.
 		InsecureSkipVerify: true, //nolint:gosec // See above.

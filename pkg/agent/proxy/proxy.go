@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -86,8 +85,6 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	if *address == "" {
 		return nil // Switched off by the user.
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+*address+"/healthz", nil)
 	if err != nil {
 		return fmt.Errorf("ask kube-proxy: %w", err)
