@@ -81,6 +81,10 @@ unit: | $(NEEDS) ## The tests beside the code.
 e2e: bin/skiff ## The scenarios of test/e2e, RUN=regexp for some (root).
 	go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' $(E2E)
 
+.PHONY: vmtest
+vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, slow).
+	SKIFF_VM=1 go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' ./test/vm
+
 .PHONY: conformance
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).
 	FOCUS='$(FOCUS)' test/conformance/run.sh

@@ -1,0 +1,99 @@
+package vm
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// writer creates ConfigMaps as fast as it can. kubectl names each as soon as
+// the server has acknowledged it.
+const writer = `i=0; while :; do
+	printf -- '---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: %[1]s-%%d}\ndata: {value: "%%d"}\n' $i $i; i=$((i+1))
+done | skiff kubectl create --validate=false -f - -o name`
+
+// acknowledged are the names that have reached us.
+type acknowledged struct {
+	mu    sync.Mutex
+	names []string // guarded by mu
+}
+
+func (a *acknowledged) add(line string) {
+	name, ok := strings.CutPrefix(line, "configmap/")
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.names = append(a.names, name)
+}
+
+func (a *acknowledged) all() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]string(nil), a.names...)
+}
+
+// Power fails while the datastore is being written to, again and again. What
+// was acknowledged is there, the node becomes Ready, the pod comes back.
+// SKIFF_VM_ROUNDS says how often; the default is 3.
+func TestPowerCut(t *testing.T) {
+	rounds := 3
+	if v := os.Getenv("SKIFF_VM_ROUNDS"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatalf("SKIFF_VM_ROUNDS=%q: %v", v, err)
+		}
+		rounds = n
+	}
+	m := newMachine(t, false)
+	install(m)
+	m.Run("skiff kubectl apply -f - <<'EOF'" + pods + "EOF")
+	m.kubectl("wait --for=condition=Ready --timeout=300s pod/web")
+	acks := &acknowledged{}
+	for round := range rounds {
+		before := m.containers()
+		known := len(acks.all())
+		for w := range 3 {
+			m.Start(fmt.Sprintf(writer, fmt.Sprintf("round-%d-writer-%d", round, w)), acks.add)
+		}
+		// The first round's cut comes soonest after images were unpacked.
+		deadline := time.Now().Add(commandLimit)
+		for len(acks.all()) < known+100*(round+1) {
+			if time.Now().After(deadline) {
+				t.Fatalf("round %d: %d writes within %s", round+1, len(acks.all())-known, commandLimit)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		m.CutPower()
+		m.Boot()
+		m.waitActive()
+		checkReady(m)
+		checkAcknowledged(m, acks.all(), round)
+		m.waitNewContainers(before)
+	}
+	checkJournal(m)
+}
+
+func checkAcknowledged(m *Machine, names []string, round int) {
+	m.t.Helper()
+	found := map[string]bool{}
+	for _, line := range strings.Split(m.kubectl(`get configmaps -o jsonpath='{range .items[*]}{.metadata.name}={.data.value}{"\n"}{end}'`), "\n") {
+		name, value, _ := strings.Cut(line, "=")
+		found[name] = strings.HasSuffix(name, "-"+value)
+	}
+	var lost []string
+	for _, name := range names {
+		if !found[name] {
+			lost = append(lost, name)
+		}
+	}
+	if len(lost) > 0 {
+		m.t.Fatalf("round %d: of %d acknowledged writes %d are lost: %v", round+1, len(names), len(lost), lost[:min(len(lost), 10)])
+	}
+	m.t.Logf("round %d: all of %d acknowledged writes are there", round+1, len(names))
+}
