@@ -1,14 +1,14 @@
 package config
 
 import (
-	"flag"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"skiff/internal/testkit"
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -225,20 +225,6 @@ func TestEffectiveMasksSecrets(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "rewrite docs/reference/flags.md")
-
 func TestReferenceIsCurrent(t *testing.T) {
-	const file = "../../docs/reference/flags.md"
-	if *update {
-		if err := os.WriteFile(file, []byte(Reference()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(Reference(), string(data)); diff != "" {
-		t.Errorf("run go test ./pkg/config -update (-want +got):\n%s", diff)
-	}
+	testkit.Golden(t, "../../docs/reference/flags.md", Reference())
 }

@@ -3,21 +3,18 @@ package pki
 import (
 	"bytes"
 	"crypto/x509"
-	"flag"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "rewrite golden files")
+	"skiff/internal/testkit"
+)
 
 var testFacts = Facts{
 	NodeName: "n1", Hostname: "Host1", Domain: "cluster.local",
@@ -119,19 +116,7 @@ func reasons(r Report) map[string]string {
 
 func TestTreeText(t *testing.T) {
 	got := "# server\n" + Text(Tree, testFacts) + "# node\n" + Text(NodeTree, testFacts)
-	path := filepath.Join("testdata", "tree.txt")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Errorf("tree differs (-want +got), -update rewrites:\n%s", d)
-	}
+	testkit.Golden(t, "testdata/tree.txt", got)
 }
 
 func TestEnsureIssuesAllAndThenNothing(t *testing.T) {
@@ -170,18 +155,30 @@ func TestEnsureHeals(t *testing.T) {
 		damage func(b *bench)
 		want   map[string]string
 	}{
-		{"certificate missing", func(b *bench) { _ = os.Remove(b.CertFile(ClientAdmin)) },
-			map[string]string{ClientAdmin: "issued: missing"}},
-		{"certificate empty", func(b *bench) { b.put(b.CertFile(ClientAdmin), nil) },
-			map[string]string{ClientAdmin: "issued: empty"}},
-		{"certificate of zeros", func(b *bench) { b.put(b.CertFile(ClientAdmin), make([]byte, 800)) },
-			map[string]string{ClientAdmin: "issued: empty"}},
-		{"certificate garbage", func(b *bench) { b.put(b.CertFile(ClientAdmin), []byte("x")) },
-			map[string]string{ClientAdmin: "issued: damaged"}},
-		{"key missing", func(b *bench) { _ = os.Remove(b.KeyFile(ServingAPI)) },
-			map[string]string{ServingAPI: "renewed: key is missing"}},
-		{"key empty", func(b *bench) { b.put(b.KeyFile(ServingAPI), nil) },
-			map[string]string{ServingAPI: "renewed: key is empty"}},
+		{
+			"certificate missing", func(b *bench) { _ = os.Remove(b.CertFile(ClientAdmin)) },
+			map[string]string{ClientAdmin: "issued: missing"},
+		},
+		{
+			"certificate empty", func(b *bench) { b.put(b.CertFile(ClientAdmin), nil) },
+			map[string]string{ClientAdmin: "issued: empty"},
+		},
+		{
+			"certificate of zeros", func(b *bench) { b.put(b.CertFile(ClientAdmin), make([]byte, 800)) },
+			map[string]string{ClientAdmin: "issued: empty"},
+		},
+		{
+			"certificate garbage", func(b *bench) { b.put(b.CertFile(ClientAdmin), []byte("x")) },
+			map[string]string{ClientAdmin: "issued: damaged"},
+		},
+		{
+			"key missing", func(b *bench) { _ = os.Remove(b.KeyFile(ServingAPI)) },
+			map[string]string{ServingAPI: "renewed: key is missing"},
+		},
+		{
+			"key empty", func(b *bench) { b.put(b.KeyFile(ServingAPI), nil) },
+			map[string]string{ServingAPI: "renewed: key is empty"},
+		},
 		{"power cut between key and certificate", func(b *bench) {
 			_, text, err := NewKey()
 			if err != nil {
@@ -189,10 +186,14 @@ func TestEnsureHeals(t *testing.T) {
 			}
 			b.put(b.KeyFile(ServingAPI), text)
 		}, map[string]string{ServingAPI: "renewed: certificate is of another key"}},
-		{"authority certificate did not reach the disk", func(b *bench) { b.put(b.CertFile(RequestHeaderCA), nil) },
-			map[string]string{RequestHeaderCA: "issued: empty"}}, // Same key: what it signed stays good.
-		{"service key empty", func(b *bench) { b.put(b.KeyFile(ServiceKey), nil) },
-			map[string]string{ServiceKey: "issued: key is empty"}},
+		{
+			"authority certificate did not reach the disk", func(b *bench) { b.put(b.CertFile(RequestHeaderCA), nil) },
+			map[string]string{RequestHeaderCA: "issued: empty"},
+		}, // Same key: what it signed stays good.
+		{
+			"service key empty", func(b *bench) { b.put(b.KeyFile(ServiceKey), nil) },
+			map[string]string{ServiceKey: "issued: key is empty"},
+		},
 		{"authority replaced", func(b *bench) {
 			_ = os.Remove(b.CertFile(RequestHeaderCA))
 			_ = os.Remove(b.KeyFile(RequestHeaderCA))
@@ -311,90 +312,6 @@ func TestEndOfAuthority(t *testing.T) {
 	r := b.ensure(testFacts) // A leaf cannot outlive its authority; that is no reason to renew it each time.
 	if len(r.Changes) > 0 || len(r.Warnings) != 3 {
 		t.Errorf("changes %v, warnings %v", r.Changes, r.Warnings)
-	}
-}
-
-// TestRenewer runs for weeks: the certificates are replaced on the day, the
-// kubeconfig with them, and a damaged file within the hour.
-func TestRenewer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t)
-		b.Store = NewStore(b.Dir, time.Now, slog.New(slog.DiscardHandler))
-		b.Lifetime = 60 * 24 * time.Hour
-		b.Floor = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC) // The bubble's clock begins in 2000.
-		config := filepath.Join(t.TempDir(), "etc", "skiff.yaml")
-		var changed atomic.Int32
-		r := &Renewer{
-			Store: b.Store, Tree: Tree, Facts: func() Facts { return testFacts },
-			Kubeconfigs: []KubeconfigFile{{Name: ClientAdmin, Path: config, Server: "https://127.0.0.1:6443"}},
-			Changed:     func(Report) { changed.Add(1) }, Logger: slog.New(slog.DiscardHandler),
-		}
-		if _, err := r.Ensure(); err != nil {
-			t.Fatal(err)
-		}
-		first, kube := b.read(ClientAdmin), b.file(config)
-		conf, err := b.ServingCertificate(ServingAPI)(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = r.Run(t.Context()) }()
-
-		time.Sleep(time.Until(RenewAt(first)) - 2*time.Minute)
-		synctest.Wait()
-		if changed.Load() != 0 || !bytes.Equal(kube, b.file(config)) {
-			t.Error("renewed too early")
-		}
-		time.Sleep(5 * time.Minute)
-		synctest.Wait()
-		if changed.Load() != 1 || b.read(ClientAdmin).Equal(first) || bytes.Equal(kube, b.file(config)) {
-			t.Errorf("not renewed on the day (%d changes)", changed.Load())
-		}
-		if now, _ := b.ServingCertificate(ServingAPI)(nil); now.Leaf.Equal(conf.Leaf) {
-			t.Error("the old certificate is still served")
-		}
-		b.put(b.CertFile(ClientAPI), nil)
-		time.Sleep(readEvery + time.Minute)
-		synctest.Wait()
-		if changed.Load() != 2 || len(b.file(b.CertFile(ClientAPI))) == 0 {
-			t.Errorf("damage was not healed (%d changes)", changed.Load())
-		}
-	})
-}
-
-// TestRenewerSeesTheClockJump sets the wall clock without time passing.
-func TestRenewerSeesTheClockJump(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t)
-		var jump atomic.Int64
-		b.Store = NewStore(b.Dir, func() time.Time { return day.Add(time.Duration(jump.Load())) }, slog.New(slog.DiscardHandler))
-		r := &Renewer{Store: b.Store, Tree: Tree, Facts: func() Facts { return testFacts }, Logger: slog.New(slog.DiscardHandler)}
-		if _, err := r.Ensure(); err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = r.Run(t.Context()) }()
-		for _, by := range []time.Duration{3 * 365 * 24 * time.Hour, -50 * 365 * 24 * time.Hour, 0} {
-			jump.Store(int64(by))
-			time.Sleep(2 * lookEvery)
-			synctest.Wait()
-			b.now = day.Add(by)
-			b.verify()
-		}
-	})
-}
-
-func TestKubeconfigIsLeftAlone(t *testing.T) {
-	b := newBench(t)
-	b.ensure(testFacts)
-	k := KubeconfigFile{Name: ClientAdmin, Path: filepath.Join(t.TempDir(), "a"), Mode: 0o640, Server: "https://127.0.0.1:6443"}
-	for i, want := range []bool{true, false} {
-		got, err := b.WriteKubeconfig(k)
-		if err != nil || got != want {
-			t.Errorf("round %d: written %v, %v", i, got, err)
-		}
-	}
-	info, err := os.Stat(k.Path)
-	if err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,9 +9,9 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"skiff/internal/testkit"
+)
 
 // someAdaptation is what the golden files were made with. The kubeconfig and the
 // directory exist so that CoreDNS itself accepts the result.
@@ -47,19 +46,7 @@ func TestAdaptGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden := filepath.Join("testdata", name+".golden")
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(want), got); d != "" {
-				t.Errorf("adapted Corefile (-want +got):\n%s", d)
-			}
+			testkit.Golden(t, "testdata/"+name+".golden", got)
 			in := caddy.CaddyfileInput{Filepath: "Corefile", Contents: []byte(got), ServerTypeName: "dns"}
 			if err := caddy.ValidateAndExecuteDirectives(in, nil, true); err != nil {
 				t.Errorf("CoreDNS does not accept it: %v", err)

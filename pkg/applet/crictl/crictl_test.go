@@ -4,18 +4,16 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"skiff/internal/testkit"
+)
 
 var now = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
 
@@ -87,19 +85,7 @@ func TestGolden(t *testing.T) {
 		}
 		got.WriteString("\n")
 	}
-	const golden = "testdata/output.golden"
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got.String()); d != "" {
-		t.Errorf("output (-want +got):\n%s", d)
-	}
+	testkit.Golden(t, "testdata/output.golden", got.String())
 }
 
 func TestInspectIsJSON(t *testing.T) {

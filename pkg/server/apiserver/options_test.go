@@ -54,7 +54,7 @@ func TestOptions(t *testing.T) {
 			}
 			got := dump(o)
 			port := fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
-			testkit.Golden(t, "options-"+tt.name, []byte(strings.ReplaceAll(got, port, "PORT")))
+			testkit.Golden(t, "testdata/options-"+tt.name, strings.ReplaceAll(got, port, "PORT"))
 		})
 	}
 }
