@@ -40,7 +40,7 @@ func TestHostHasItsOwnNamespaces(t *testing.T) {
 	if got := strings.TrimSpace(h.Run("hostname")); got != "alpha" {
 		t.Errorf("hostname = %q, want alpha", got)
 	}
-	for _, line := range strings.Split(strings.TrimSpace(h.Run("cat", "/proc/self/cgroup")), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(h.Run("cat", "/proc/self/cgroup")), "\n") {
 		if !strings.HasSuffix(line, ":/") && !strings.HasSuffix(line, "::/init") {
 			t.Errorf("a host's process is not at the root of its cgroups: %s", line)
 		}

@@ -162,7 +162,7 @@ func (h *Host) tail(lines int) string {
 // checkLog fails the test for what must never be in a log, and attaches the
 // end of the log to a failed test.
 func (h *Host) checkLog() {
-	for _, line := range strings.Split(h.Log(), "\n") {
+	for line := range strings.SplitSeq(h.Log(), "\n") {
 		if strings.Contains(line, "panic:") || strings.Contains(line, "DATA RACE") {
 			h.t.Errorf("log of skiff on %s has: %s", h.name, line)
 			break
