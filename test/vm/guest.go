@@ -49,7 +49,7 @@ func Init() {
 		err = (&agent{port: port}).serve()
 	}
 	fmt.Fprintln(os.Stderr, "vm agent:", err)
-	os.Exit(1) //nolint:forbidigo // The process is no test here.
+	os.Exit(1) // The process is no test here.
 }
 
 // agent runs scripts inside the machine.
@@ -78,8 +78,7 @@ func (a *agent) run(r request) {
 	code := 0
 	if err := cmd.Run(); err != nil {
 		code = -1
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			code = exit.ExitCode()
 		} else {
 			a.send(reply{ID: r.ID, Stderr: err.Error()})

@@ -82,7 +82,7 @@ func TestPowerCut(t *testing.T) {
 func checkAcknowledged(m *Machine, names []string, round int) {
 	m.t.Helper()
 	found := map[string]bool{}
-	for _, line := range strings.Split(m.kubectl(`get configmaps -o jsonpath='{range .items[*]}{.metadata.name}={.data.value}{"\n"}{end}'`), "\n") {
+	for line := range strings.SplitSeq(m.kubectl(`get configmaps -o jsonpath='{range .items[*]}{.metadata.name}={.data.value}{"\n"}{end}'`), "\n") {
 		name, value, _ := strings.Cut(line, "=")
 		found[name] = strings.HasSuffix(name, "-"+value)
 	}

@@ -54,7 +54,7 @@ type Machine struct {
 // does too, and a failed test shows its console and skiff's log.
 func New(t *testing.T, o Options) *Machine {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "skiff-vm-")
+	dir, err := os.MkdirTemp("", "skiff-vm-") //nolint:usetesting // SKIFF_VM_KEEP keeps it after the test
 	if err != nil {
 		t.Fatal(err)
 	}
