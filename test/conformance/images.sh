@@ -117,6 +117,9 @@ echo 'hosts: files dns' > "$R/bb/etc/nsswitch.conf"
 debs "$R/tools" libc6 libc-bin bind9-dnsutils bind9-libs curl netcat-openbsd iproute2 iperf bash util-linux
 rm -rf "$R"/tools/{etc/ld.so.conf,var,usr/share/{zoneinfo,info,perl*,bug,gcc},usr/lib/python3}
 ln -sf /bin/nc.openbsd "$R/tools/usr/bin/nc"
+# Debian's busybox, which the quick specs use, runs its own applets before it looks
+# into PATH: its shell would never find that nc.
+if [ -n "$QUICK" ]; then ln -sf bash "$R/tools/bin/sh"; fi
 # GNU login/su/mount need PAM and blkid; the busybox applets do
 rm -f "$R"/tools/bin/{su,login,mount,umount} "$R"/tools/sbin/{mkfs*,fsck*,swap*,sulogin,agetty,getty}
 
