@@ -171,11 +171,11 @@ img "$(ref nonewprivs)" --base "$BB" --layer "$R/nnp" --cmd '["nnp"]'
 if [ -z "$QUICK" ]; then
 img "$(ref etcd)"       --base "$BB" --layer "$R/etcd" --cmd '["/usr/local/bin/etcd"]'
 img "$(ref sample-apiserver)"  --base "$BB" --layer "$R/sample" --entrypoint '["/sample-apiserver"]'
-img "$(ref glibc-dns-testing)" --base "$BB" --layer "$R/tools" --cmd '["bash"]'
 for r in $(grep '/nginx:' <<<"$REFS"); do
   img "$r" --base "$BB" --layer "$R/nginx" --entrypoint '[]' --cmd '["nginx","-g","daemon off;"]'
 done
 fi
+img "$(ref glibc-dns-testing)" --base "$BB" --layer "$R/tools" --cmd '["bash"]'
 for r in $(grep '/e2e-test-images/agnhost:' <<<"$REFS"); do      # the current one and its predecessor
   img "$r" --base "$BB" --layer "$R/tools" --layer "$R/ag" --entrypoint '["/agnhost"]' --cmd '["pause"]'
 done
