@@ -1,6 +1,7 @@
 // Package bridge serves a kine backend over etcd's gRPC protocol on a unix
-// socket. It knows nothing about which database is behind the backend. Start
-// reading at Bridge.Run.
+// socket: reads and writes by kine's own services, watches by one hub that has
+// the backend's only subscription. It knows nothing about which database is
+// behind the backend. Start reading at Bridge.Run, and for watches at hub.
 package bridge
 
 import (
@@ -19,7 +20,10 @@ import (
 
 	"github.com/k3s-io/kine/pkg/drivers"
 	"github.com/k3s-io/kine/pkg/server"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -36,8 +40,6 @@ const (
 	// PollBatchSize is how many rows one read of new events takes.
 	PollBatchSize = 500
 
-	// notifyInterval is how often a quiet watch reports its progress.
-	notifyInterval = 5 * time.Second
 	// etcdVersion is the etcd whose behaviour kine has; the API server asks
 	// it and uses watch progress requests only from 3.5.13 on.
 	etcdVersion = "3.6.13"
@@ -105,6 +107,11 @@ func (b *Bridge) Run(ctx context.Context) error {
 	if err := backend.Start(work); err != nil {
 		return fmt.Errorf("start the datastore: %w", err)
 	}
+	hub, err := newHub(ctx, backend, b.Logger)
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { hub.run(work) })
 	listener, err := listen(ctx, b.Socket)
 	if err != nil {
 		return err
@@ -115,7 +122,8 @@ func (b *Bridge) Run(ctx context.Context) error {
 		grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 	)
-	server.New(backend, "unix", notifyInterval, etcdVersion).Register(srv)
+	watches := &watchServer{hub: hub, stopped: ctx.Done()}
+	register(srv, backend, watches)
 
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(listener) }()
@@ -131,11 +139,27 @@ func (b *Bridge) Run(ctx context.Context) error {
 		timer.Stop()
 		<-served
 	}
+	srv.Stop()
+	watches.running.Wait()
 	b.backend.Store(nil)
 	if stop != nil {
 		err = errors.Join(err, stop(work))
 	}
 	return err
+}
+
+// register adds etcd's services: Watch is ours, the others kine's.
+func register(srv *grpc.Server, backend server.Backend, watches *watchServer) {
+	// The interval is for kine's Watch.
+	k := server.New(backend, "unix", 0, etcdVersion)
+	etcdserverpb.RegisterKVServer(srv, k)
+	etcdserverpb.RegisterLeaseServer(srv, k)
+	etcdserverpb.RegisterClusterServer(srv, k)
+	etcdserverpb.RegisterMaintenanceServer(srv, k)
+	etcdserverpb.RegisterWatchServer(srv, watches)
+	h := health.NewServer()
+	h.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	healthpb.RegisterHealthServer(srv, h)
 }
 
 // listen makes the socket, replacing one that an earlier process left behind.

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 
 	"github.com/k3s-io/kine/pkg/logstructured"
@@ -16,6 +17,7 @@ import (
 type history struct {
 	*sqllog.SQLLog
 
+	rows   server.Dialect
 	newest atomic.Int64 // highest revision known to be committed
 }
 
@@ -62,4 +64,31 @@ func (h *history) List(ctx context.Context, key, end string, limit, revision int
 		got = before
 	}
 	return got, events, err
+}
+
+// After implements logstructured.Log: an error while rows are read is one.
+// Kine takes the rows before it for all there are, and a watch would go on
+// behind the others.
+func (h *history) After(ctx context.Context, key, end string, revision, limit int64) (int64, server.Events, error) {
+	rows, err := h.rows.After(ctx, key, end, revision, limit)
+	if err != nil {
+		return 0, nil, err
+	}
+	current, compacted, events, err := sqllog.RowsToEvents(rows, true, true)
+	if err = errors.Join(err, rows.Err()); err != nil {
+		return 0, nil, err
+	}
+	if len(events) == 0 { // No row has said which revisions there are.
+		current, err = h.CurrentRevision(ctx)
+		if err == nil {
+			compacted, err = h.CompactRevision(ctx)
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+	}
+	if revision > 0 && revision < compacted {
+		return current, nil, server.ErrCompacted
+	}
+	return current, events, nil
 }

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/k3s-io/kine/pkg/drivers/generic"
+	"github.com/k3s-io/kine/pkg/logstructured"
 	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
 	"github.com/k3s-io/kine/pkg/server"
 
@@ -51,7 +52,7 @@ func (f file) backend(ctx context.Context, wg *sync.WaitGroup) (server.Backend, 
 		return nil, nil, fmt.Errorf("open database %s: %w", f.path, err)
 	}
 	adapt(g)
-	log := sqllog.New(g, bridge.CompactInterval, 0, bridge.CompactTimeout, bridge.CompactMinRetain, bridge.CompactBatchSize, bridge.PollBatchSize)
+	l := sqllog.New(g, bridge.CompactInterval, 0, bridge.CompactTimeout, bridge.CompactMinRetain, bridge.CompactBatchSize, bridge.PollBatchSize)
 	stop := func(ctx context.Context) error { return f.checkpoint(ctx, g.DB) }
-	return newStore(&history{SQLLog: log}, wg, f.logger), stop, nil
+	return logstructured.New(&history{SQLLog: l, rows: g}), stop, nil
 }

@@ -43,41 +43,6 @@ func create(t *testing.T, b server.Backend, key string) int64 {
 	return revision
 }
 
-// TestProgressNeverOvertakesEvents does what kine's bridge does for a progress
-// request of the API server, while other watches and writers are busy.
-func TestProgressNeverOvertakesEvents(t *testing.T) {
-	b := open(t)
-	for range 50 { // as many as the API server has
-		other := b.Watch(t.Context(), "/registry/", "/registry0", 1)
-		go func() {
-			for range other.Events {
-			}
-		}()
-	}
-	var writers sync.WaitGroup
-	for w := range 4 {
-		writers.Go(func() {
-			for i := range 100 {
-				create(t, b, fmt.Sprintf("/registry/other/%d-%d", w, i))
-			}
-		})
-	}
-	defer writers.Wait()
-	events := b.Watch(t.Context(), "/registry/mine/", "/registry/mine0", 1).Events
-	for i := range 200 {
-		revision := create(t, b, fmt.Sprintf("/registry/mine/%d", i))
-		b.WaitForSyncTo(revision)
-		select {
-		case got := <-events:
-			if len(got) != 1 || got[0].KV.ModRevision != revision {
-				t.Fatalf("want the event of revision %d, got %d events from %d", revision, len(got), got[0].KV.ModRevision)
-			}
-		default:
-			t.Fatalf("progress to %d was reported before event %d was handed out", revision, revision)
-		}
-	}
-}
-
 // TestWatchLosesNothingWhileItStarts starts watches in the middle of writes:
 // past and present have to join without a gap or a repetition.
 func TestWatchLosesNothingWhileItStarts(t *testing.T) {
@@ -141,28 +106,6 @@ func TestEmptyListHidesNothing(t *testing.T) {
 				t.Fatalf("the list of %s was empty at revision %d, but a key was created at %d", prefix, revision, created)
 			}
 		}
-	}
-}
-
-func TestSlowWatchEnds(t *testing.T) {
-	b := open(t)
-	watch := b.Watch(t.Context(), "/registry/", "/registry0", 1)
-	for i := 0; ; i++ {
-		if i > 2*queueLength*100 {
-			t.Fatal("a watch that nobody reads is still there")
-		}
-		b.WaitForSyncTo(create(t, b, fmt.Sprintf("/registry/%d", i)))
-		if i >= queueLength && len(watch.Events) == cap(watch.Events) {
-			break
-		}
-	}
-	b.WaitForSyncTo(create(t, b, "/registry/last"))
-	n := 0
-	for range watch.Events { // ends because it was closed
-		n++
-	}
-	if n != queueLength {
-		t.Errorf("%d batches before the end, want %d", n, queueLength)
 	}
 }
 
