@@ -39,10 +39,10 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 	if err != nil {
 		return fmt.Errorf("make client for flannel: %w", err)
 	}
-	changes := make(chan netlink.AddrUpdate, 16)
-	if err := netlink.AddrSubscribe(changes, ctx.Done()); err != nil {
-		return fmt.Errorf("watch the host's addresses: %w", err)
-	}
+	changes := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { f.watchAddresses(ctx, changes, netlink.AddrSubscribe) })
+	defer wg.Wait() // All returns below mean that ctx has ended.
 	waiting := false
 	for {
 		ext := f.external()
@@ -65,7 +65,7 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 
 // runBackend runs flannel's back end over one interface address, until that
 // changes. It returns true when ctx has ended.
-func (f *Flannel) runBackend(ctx context.Context, client kubernetes.Interface, n network, ext *backend.ExternalInterface, changes <-chan netlink.AddrUpdate) bool {
+func (f *Flannel) runBackend(ctx context.Context, client kubernetes.Interface, n network, ext *backend.ExternalInterface, changes <-chan struct{}) bool {
 	inner, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -87,6 +87,10 @@ func (f *Flannel) runBackend(ctx context.Context, client kubernetes.Interface, n
 		}
 		if now := f.external(); now == nil || !same(now, ext) {
 			log.Info("the interface to other nodes has changed")
+			return false
+		}
+		if t, ok := nw.(*tunnel); ok && !t.intact() {
+			log.Warn("the tunnel's interface has been removed, making it again")
 			return false
 		}
 	}
@@ -118,7 +122,11 @@ func (f *Flannel) register(ctx context.Context, wg *sync.WaitGroup, client kuber
 	if err != nil {
 		return nil, err
 	}
-	return be.RegisterNetwork(ctx, wg, cfg)
+	nw, err := be.RegisterNetwork(ctx, wg, cfg)
+	if err != nil || f.Backend != BackendVXLAN {
+		return nw, err
+	}
+	return &tunnel{Network: nw, leases: leases, config: cfg, logger: f.Logger}, nil
 }
 
 // mtu is the size of pods' packets. Without an interface to go by it is that
@@ -204,17 +212,13 @@ func same(a, b *backend.ExternalInterface) bool {
 
 // wait returns when an address has changed or d has passed, and false when ctx
 // has ended.
-func wait(ctx context.Context, changes <-chan netlink.AddrUpdate, d time.Duration) bool {
+func wait(ctx context.Context, changes <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case _, ok := <-changes:
-		if !ok {
-			<-ctx.Done()
-			return false
-		}
+	case <-changes:
 	case <-t.C:
 	}
 	return ctx.Err() == nil
