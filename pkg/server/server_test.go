@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -175,6 +176,8 @@ func TestServer(t *testing.T) {
 	t.Run("nobody gets in without credentials", r.testAnonymous)
 	t.Run("tokens are issued for the cluster's name", r.testIssuer)
 	t.Run("a module can do what it may", r.testModule)
+	t.Run("the API describes itself in OpenAPI version 2", r.testOpenAPI)
+	t.Run("admission policies are type-checked", r.testPolicyStatus)
 	t.Run("a second server is refused", r.testSecond)
 }
 
@@ -332,6 +335,58 @@ func (r *running) testModule(t *testing.T) {
 	}
 	if resp.StatusCode != http.StatusTeapot {
 		t.Errorf("the module's route answers %s", resp.Status)
+	}
+}
+
+func (r *running) testOpenAPI(t *testing.T) {
+	doc, err := r.client.Discovery().OpenAPISchema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := make(map[string]bool)
+	for _, p := range doc.GetPaths().GetPath() {
+		paths[p.GetName()] = true
+	}
+	// One path of each server in the chain.
+	for _, want := range []string{"/apis/apps/v1/deployments", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "/apis/apiregistration.k8s.io/v1/apiservices"} {
+		if !paths[want] {
+			t.Errorf("the description has %d paths, but not %s", len(paths), want)
+		}
+	}
+}
+
+func (r *running) testPolicyStatus(t *testing.T) {
+	policies := r.client.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	fail := admissionv1.Fail
+	for name, expression := range map[string]string{"right": "object.spec.replicas < 50", "wrong": "object.spec.replicas < '50'"} {
+		p := &admissionv1.ValidatingAdmissionPolicy{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: admissionv1.ValidatingAdmissionPolicySpec{
+				FailurePolicy: &fail,
+				MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
+					RuleWithOperations: admissionv1.RuleWithOperations{
+						Operations: []admissionv1.OperationType{admissionv1.Create},
+						Rule:       admissionv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}},
+					},
+				}}},
+				Validations: []admissionv1.Validation{{Expression: expression}},
+			},
+		}
+		if _, err := policies.Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]int{"right": 0, "wrong": 1} {
+		eventually(t, "type check of policy "+name, func(ctx context.Context) (bool, error) {
+			p, err := policies.Get(ctx, name, metav1.GetOptions{})
+			if err != nil || p.Status.TypeChecking == nil {
+				return false, err
+			}
+			if got := len(p.Status.TypeChecking.ExpressionWarnings); got != want {
+				t.Errorf("policy %s has %d warnings, want %d", name, got, want)
+			}
+			return true, nil
+		})
 	}
 }
 

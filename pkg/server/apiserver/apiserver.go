@@ -19,7 +19,6 @@ import (
 	"k8s.io/client-go/rest"
 	aggregator "k8s.io/kube-aggregator/pkg/apiserver"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
-	apioptions "k8s.io/kubernetes/cmd/kube-apiserver/app/options"
 	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
 	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
 
@@ -97,7 +96,7 @@ func (a *APIServer) Ready(ctx context.Context) error {
 
 // Run implements component.Component.
 func (a *APIServer) Run(ctx context.Context) error {
-	server, err := a.build(ctx)
+	server, forget, err := a.build(ctx)
 	if err != nil {
 		return errors.Join(err, a.Listener.Close())
 	}
@@ -105,6 +104,7 @@ func (a *APIServer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prepare kube-apiserver: %w", err)
 	}
+	forget()
 	generic := server.GenericAPIServer
 	p, err := newProbe(generic.LoopbackClientConfig)
 	if err != nil {
@@ -122,48 +122,61 @@ func (a *APIServer) Run(ctx context.Context) error {
 	return nil
 }
 
-// build goes through upstream's stages: options, configuration, server.
-func (a *APIServer) build(ctx context.Context) (*aggregator.APIAggregator, error) {
+// build goes through upstream's stages: options, configuration, server. What
+// is needed only until the server is prepared goes when forget is called.
+func (a *APIServer) build(ctx context.Context) (server *aggregator.APIAggregator, forget func(), err error) {
 	opts, err := a.options()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	completed, err := opts.Complete(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("complete options of kube-apiserver: %w", err)
+		return nil, nil, fmt.Errorf("complete options of kube-apiserver: %w", err)
 	}
-	return a.chain(completed)
+	if errs := completed.Validate(); len(errs) > 0 {
+		return nil, nil, fmt.Errorf("validate options of kube-apiserver: %w", utilerrors.NewAggregate(errs))
+	}
+	cfg, err := app.NewConfig(completed)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configure kube-apiserver: %w", err)
+	}
+	server, err = a.chain(cfg)
+	return server, func() { forgetSchemas(cfg) }, err
 }
 
-func (a *APIServer) chain(opts apioptions.CompletedOptions) (*aggregator.APIAggregator, error) {
-	if errs := opts.Validate(); len(errs) > 0 {
-		return nil, fmt.Errorf("validate options of kube-apiserver: %w", utilerrors.NewAggregate(errs))
-	}
-	cfg, err := app.NewConfig(opts)
-	if err != nil {
-		return nil, fmt.Errorf("configure kube-apiserver: %w", err)
-	}
+func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	generic := cfg.KubeAPIs.ControlPlane.Generic
 	// The port of Service default/kubernetes is read from the listener. The
 	// clients that need the true one have been made by NewConfig.
 	generic.SecureServing.Listener = advertised{generic.SecureServing.Listener, a.Config.Server.Port}
 	// Upstream's hooks wait a second before they begin; policy.go does not.
-	for _, g := range []*genericapiserver.Config{generic, &cfg.Aggregator.GenericConfig.Config, &cfg.ApiExtensions.GenericConfig.Config} {
+	for _, g := range genericConfigs(cfg) {
 		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName)
 	}
 	cc, err := cfg.Complete()
 	if err != nil {
 		return nil, fmt.Errorf("complete configuration of kube-apiserver: %w", err)
 	}
+	addOpenAPI := postponeOpenAPI(generic)
 	server, err := app.CreateServerChain(cc)
 	if err != nil {
 		return nil, fmt.Errorf("create kube-apiserver: %w", err)
+	}
+	if err := addOpenAPI(server); err != nil {
+		return nil, err
 	}
 	hook := func(c genericapiserver.PostStartHookContext) error { return ensurePolicy(c, c.LoopbackClientConfig) }
 	if err := server.GenericAPIServer.AddPostStartHook("skiff/default-policy", hook); err != nil {
 		return nil, fmt.Errorf("add default policy to kube-apiserver: %w", err)
 	}
 	return server, nil
+}
+
+// genericConfigs are what the three servers in the process have in common.
+func genericConfigs(c *app.Config) []*genericapiserver.Config {
+	return []*genericapiserver.Config{
+		c.KubeAPIs.ControlPlane.Generic, &c.Aggregator.GenericConfig.Config, &c.ApiExtensions.GenericConfig.Config,
+	}
 }
 
 // advertised is a listener that gives another port as its own.

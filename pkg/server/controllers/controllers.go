@@ -41,7 +41,8 @@ type Options struct {
 type Controllers struct {
 	Options
 
-	built chan struct{} // closed when all controllers are built
+	built    chan struct{} // closed when all controllers are built
+	policies bool          // policyStatus is wanted; set by configure
 }
 
 var (
@@ -74,10 +75,36 @@ func (c *Controllers) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	late := make(chan error, 1)
+	go func() {
+		err := c.late(ctx, cfg)
+		if err != nil {
+			cancel()
+		}
+		late <- err
+	}()
 	if err := app.Run(ctx, cfg.Complete()); err != nil {
-		return fmt.Errorf("run %s: %w", name, err)
+		err = fmt.Errorf("run %s: %w", name, err)
+		cancel()
+		return errors.Join(err, <-late)
 	}
-	return nil
+	cancel()
+	return <-late
+}
+
+// late runs what the controller manager would start at once although hardly
+// anybody needs it.
+func (c *Controllers) late(ctx context.Context, cfg *kcmconfig.Config) error {
+	if !c.policies {
+		return nil
+	}
+	return policyStatus{
+		config:  c.Loopback(),
+		workers: int(cfg.ComponentConfig.ValidatingAdmissionPolicyStatusController.ConcurrentPolicySyncs),
+		logger:  c.Logger,
+	}.run(ctx)
 }
 
 func (c *Controllers) configure(ctx context.Context) (*kcmconfig.Config, error) {
@@ -89,6 +116,7 @@ func (c *Controllers) configure(ctx context.Context) (*kcmconfig.Config, error) 
 	if err != nil {
 		return nil, err
 	}
+	o.Generic.Controllers, c.policies = postpone(o.Generic.Controllers)
 	cfg, err := o.Config(ctx, app.KnownControllers(), app.ControllersDisabledByDefault(), app.ControllerAliases())
 	if err != nil {
 		return nil, fmt.Errorf("configure %s: %w", name, err)
