@@ -20,7 +20,9 @@ import (
 )
 
 const (
-	bootstrapTimeout = 30 * time.Second
+	// bootstrapTimeout ends the process, to start over: so it has to be longer
+	// than the slowest machine takes, which upstream's 30 s are not.
+	bootstrapTimeout = 5 * time.Minute
 	bootstrapRetry   = 200 * time.Millisecond
 	// rbacWriters is how many objects are written at once; with more the
 	// datastore, which writes one after the other, is only kept busier.
