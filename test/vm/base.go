@@ -38,8 +38,9 @@ func settings() map[string]string {
 		"etc/fstab": "LABEL=" + rootLabel + " / ext4 defaults 0 0\n" +
 			"LABEL=" + optLabel + " /opt/vm ext4 ro 0 0\n",
 		"etc/systemd/network/80-dhcp.network": "[Match]\nName=en* eth*\n\n[Network]\nDHCP=ipv4\n",
-		"etc/systemd/system/vm-agent.service": "[Unit]\nDescription=Commands of the test\n\n" +
-			"[Service]\nExecStart=/opt/vm/" + agentName + "\nKillMode=process\n\n[Install]\nWantedBy=multi-user.target\n",
+		"etc/systemd/system/vm-agent.service": "[Unit]\nDescription=Commands of the test\nStartLimitIntervalSec=0\n\n" +
+			// The port may appear later than the agent.
+			"[Service]\nExecStart=/opt/vm/" + agentName + "\nKillMode=process\nRestart=always\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n",
 	}
 }
 

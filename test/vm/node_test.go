@@ -11,9 +11,8 @@ import (
 	"skiff/test/images"
 )
 
-// pods are one that serves, with a limit of memory, and one that wants more
-// than it may have.
-const pods = `
+// web serves, with a limit of memory.
+const web = `
 apiVersion: v1
 kind: Pod
 metadata: {name: web, labels: {app: web}}
@@ -25,6 +24,17 @@ spec:
     resources: {limits: {memory: 64Mi, cpu: 500m}, requests: {cpu: 50m}}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+`
+
+// hog wants more memory than it may have.
+const hog = `
+apiVersion: v1
 kind: Pod
 metadata: {name: hog}
 spec:
@@ -35,14 +45,6 @@ spec:
     image: ` + images.Tool + `
     command: [/tool, hog, "200"]
     resources: {limits: {memory: 32Mi}}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec:
-  type: NodePort
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
 `
 
 // A machine without a network card, as it stands on a factory floor.
@@ -77,6 +79,11 @@ func (m *Machine) kubectl(arguments string) string {
 	return strings.TrimSpace(m.Run("skiff kubectl " + arguments))
 }
 
+func (m *Machine) apply(yaml string) {
+	m.t.Helper()
+	m.Run("skiff kubectl apply -f - <<'EOF'" + yaml + "EOF")
+}
+
 // checkHost makes sure that this is the kind of machine the test is about.
 func checkHost(m *Machine) {
 	m.t.Helper()
@@ -105,7 +112,8 @@ func checkReady(m *Machine) {
 
 func checkPods(m *Machine) {
 	m.t.Helper()
-	m.Run("skiff kubectl apply -f - <<'EOF'" + pods + "EOF")
+	m.apply(web)
+	m.apply(hog)
 	m.kubectl("wait --for=condition=Ready --timeout=300s pod/web")
 	if got := m.kubectl("exec web -- /tool lookup kubernetes.default"); got != "10.43.0.1" {
 		m.t.Errorf("in the pod kubernetes.default is %q, want 10.43.0.1", got)
