@@ -4,7 +4,7 @@
 PAYLOAD := build/payload
 CNI_PLUGINS := main/bridge ipam/host-local main/loopback meta/portmap meta/bandwidth meta/firewall
 
-PAYLOAD_FILES := $(addprefix $(PAYLOAD)/,runc containerd-shim-runc-v2 nft nft.d/nft pause $(notdir $(CNI_PLUGINS)))
+PAYLOAD_FILES := $(addprefix $(PAYLOAD)/,runc containerd-shim-runc-v2 nft nft.d/nft pause announce $(notdir $(CNI_PLUGINS)))
 
 PAYLOAD_GO := GOFLAGS='-trimpath -buildvcs=false' CGO_CFLAGS='-O2' go build
 CONTAINERD_PACKAGE := github.com/containerd/containerd/v2
@@ -35,6 +35,9 @@ $(PAYLOAD)/$(notdir $(1)): go.mod payload/payload.mk
 		-o $$@ github.com/containernetworking/plugins/plugins/$(1)
 endef
 $(foreach plugin,$(CNI_PLUGINS),$(eval $(call cni_rule,$(plugin))))
+
+$(PAYLOAD)/announce: payload/announce/main.go go.mod payload/payload.mk
+	CGO_ENABLED=0 $(PAYLOAD_GO) -ldflags '-s -w' -o $@ ./payload/announce
 
 $(PAYLOAD)/pause: payload/pause/pause.c payload/sys.h payload/payload.mk | $(NEEDS)
 	@mkdir -p $(@D)

@@ -19,7 +19,7 @@ import (
 func executables() []string {
 	return []string{
 		"runc", "containerd-shim-runc-v2", "pause", "nft",
-		"bridge", "host-local", "loopback", "portmap", "bandwidth",
+		"bridge", "host-local", "loopback", "portmap", "bandwidth", "announce",
 	}
 }
 

@@ -101,7 +101,7 @@ func TestWriteCNI(t *testing.T) {
 	for _, p := range got.Plugins {
 		types = append(types, p.Type)
 	}
-	if diff := cmp.Diff([]string{"bridge", "portmap", "bandwidth"}, types); diff != "" {
+	if diff := cmp.Diff([]string{"bridge", "portmap", "bandwidth", "announce"}, types); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
 	b := got.Plugins[0]

@@ -196,6 +196,8 @@ func (f *Flannel) writeCNI(n network) error {
 			},
 			{"type": "portmap", "backend": "nftables", "snat": true, "capabilities": m{"portMappings": true}},
 			{"type": "bandwidth", "capabilities": m{"bandwidth": true}},
+			// Ours, see payload/announce.
+			{"type": "announce"},
 		},
 	}
 	data, err := json.MarshalIndent(list, "", "  ")
