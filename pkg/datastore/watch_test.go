@@ -13,10 +13,11 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 )
 
 // put writes a key that exists, as the API server does.
-func put(t *testing.T, c *clientv3.Client, key, value string) int64 {
+func put(t *testing.T, c *clientv3.Client, key, value string) {
 	t.Helper()
 	g, err := c.Get(t.Context(), key)
 	if err != nil {
@@ -25,9 +26,8 @@ func put(t *testing.T, c *clientv3.Client, key, value string) int64 {
 	r, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", g.Kvs[0].ModRevision)).
 		Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
 	if err != nil || !r.Succeeded {
-		t.Fatalf("put %s: %v, succeeded %v", key, err, r.Succeeded)
+		t.Fatalf("put %s: %v, %v", key, r, err)
 	}
-	return r.Header.Revision
 }
 
 func remove(t *testing.T, c *clientv3.Client, key string) int64 {
@@ -39,7 +39,7 @@ func remove(t *testing.T, c *clientv3.Client, key string) int64 {
 	r, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", g.Kvs[0].ModRevision)).
 		Then(clientv3.OpDelete(key)).Else(clientv3.OpGet(key)).Commit()
 	if err != nil || !r.Succeeded {
-		t.Fatalf("delete %s: %v, succeeded %v", key, err, r.Succeeded)
+		t.Fatalf("delete %s: %v, %v", key, r, err)
 	}
 	return r.Header.Revision
 }
@@ -188,8 +188,9 @@ func TestWatchOrder(t *testing.T) {
 	clients := []*clientv3.Client{c, ds.client(t), ds.client(t)}
 	for i := range watchers {
 		watching.Go(func() {
-			// A stream for itself, as the API server's watches have it.
-			ctx := clientv3.WithRequireLeader(context.WithValue(t.Context(), i, i))
+			// A stream for itself, as each resource of the API server has it: the
+			// client opens one for each set of metadata.
+			ctx := metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(t.Context()), "watcher", fmt.Sprint(i))
 			w := clients[i%len(clients)].Watch(ctx, "/w/", clientv3.WithPrefix(), clientv3.WithRev(begin))
 			last, seen := begin-1, 0
 			for r := range w {

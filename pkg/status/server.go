@@ -80,13 +80,13 @@ func (s *Server) Run(ctx context.Context) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
+	var running sync.WaitGroup
+	defer running.Wait()
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	var noting sync.WaitGroup
-	defer noting.Wait()
+	running.Go(func() { served <- srv.Serve(l) })
 	noteCtx, endNote := context.WithCancel(ctx)
 	defer endNote()
-	noting.Go(func() { s.noteReady(noteCtx) })
+	running.Go(func() { s.noteReady(noteCtx) })
 
 	select {
 	case err := <-served:
@@ -94,9 +94,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	// Close also removes the socket file.
-	err = srv.Close()
-	<-served
-	return err
+	return srv.Close()
 }
 
 // noteReady measures the time to ready. It returns with ctx at the latest.

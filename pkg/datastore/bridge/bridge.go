@@ -125,8 +125,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 	watches := &watchServer{hub: hub, stopped: ctx.Done()}
 	register(srv, backend, watches)
 
+	var serving sync.WaitGroup
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(listener) }()
+	serving.Go(func() { served <- srv.Serve(listener) })
 	b.backend.Store(&backend)
 	b.Logger.Debug("datastore is served", "socket", b.Socket)
 
@@ -137,9 +138,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 		timer := time.AfterFunc(stopGrace, srv.Stop)
 		srv.GracefulStop()
 		timer.Stop()
-		<-served
 	}
 	srv.Stop()
+	serving.Wait()
 	watches.running.Wait()
 	b.backend.Store(nil)
 	if stop != nil {

@@ -95,19 +95,19 @@ func (b *fakeBackend) drop() {
 type fakeStream struct {
 	grpc.ServerStream
 
-	ctx  context.Context
+	live func() context.Context
 	recv chan *etcdserverpb.WatchRequest
 	sent chan *etcdserverpb.WatchResponse
 }
 
-func (s *fakeStream) Context() context.Context { return s.ctx }
+func (s *fakeStream) Context() context.Context { return s.live() }
 
 func (s *fakeStream) Recv() (*etcdserverpb.WatchRequest, error) {
 	select {
 	case r := <-s.recv:
 		return r, nil
-	case <-s.ctx.Done():
-		return nil, s.ctx.Err()
+	case <-s.Context().Done():
+		return nil, s.Context().Err()
 	}
 }
 
@@ -115,8 +115,8 @@ func (s *fakeStream) Send(r *etcdserverpb.WatchResponse) error {
 	select {
 	case s.sent <- r:
 		return nil
-	case <-s.ctx.Done():
-		return s.ctx.Err()
+	case <-s.Context().Done():
+		return s.Context().Err()
 	}
 }
 
@@ -166,7 +166,7 @@ func withHub(t *testing.T, rows []*server.Event, fn func(*testing.T, *fakeBacken
 		var wg sync.WaitGroup
 		wg.Go(func() { h.run(ctx) })
 		ws := &watchServer{hub: h, stopped: ctx.Done()}
-		s := &fakeStream{ctx: ctx, recv: make(chan *etcdserverpb.WatchRequest), sent: make(chan *etcdserverpb.WatchResponse)}
+		s := &fakeStream{live: func() context.Context { return ctx }, recv: make(chan *etcdserverpb.WatchRequest), sent: make(chan *etcdserverpb.WatchResponse)}
 		wg.Go(func() {
 			if err := ws.Watch(s); err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Watch = %v, want an error that says that it was stopped", err)
