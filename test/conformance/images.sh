@@ -35,22 +35,7 @@ if [ -z "$QUICK" ]; then
 gomain etcd "go.etcd.io/etcd/server/v3@v$(tagof etcd)" go.etcd.io/etcd/server/v3
 gomain sample-apiserver "k8s.io/sample-apiserver@v0.$(tagof sample-apiserver | cut -d. -f2-)" k8s.io/sample-apiserver
 fi
-[ -x "$B/pause" ] || { # PID 1 of a sandbox: sleep, reap orphans, leave on SIGTERM
-  mkdir -p "$W/go/pause"; cat > "$W/go/pause/main.go" <<'GO'
-package main
-
-import ("os"; "os/signal"; "syscall")
-
-func main() {
-	c := make(chan os.Signal, 8)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
-	for s := range c {
-		if s != syscall.SIGCHLD { os.Exit(0) }
-		for { if p, _ := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); p <= 0 { break } }
-	}
-}
-GO
-  (cd "$W/go/pause" && go build -ldflags '-s -w' -o "$B/pause" main.go); }
+cp "$(dirname "$0")/../../build/payload/pause" "$B/pause"   # skiff's own serves as well as upstream's
 
 # --- Debian packages, unpacked but never installed ---------------------------
 # debs DIR PKG...: unpack the packages and the libraries they need into DIR.
