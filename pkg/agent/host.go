@@ -27,6 +27,7 @@ func executables() []string {
 // helper executables are staged, a host without an address gets one, and mounts
 // made by pods can be seen where they have to be.
 func (a *Agent) prepareHost(context.Context) error {
+	raiseLimits(paths.Sysctl, a.o.Logger)
 	if err := a.o.Payload.Stage(a.cfg.Paths.Bin(), executables()...); err != nil {
 		return err
 	}
