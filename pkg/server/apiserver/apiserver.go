@@ -151,6 +151,7 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	generic.SecureServing.Listener = advertised{generic.SecureServing.Listener, a.Config.Server.Port}
 	// Upstream's hooks wait a second before they begin; policy.go does not.
 	for _, g := range genericConfigs(cfg) {
+		nameOperations(g)
 		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName)
 	}
 	cc, err := cfg.Complete()

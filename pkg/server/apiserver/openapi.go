@@ -2,14 +2,17 @@ package apiserver
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 
+	"github.com/emicklei/go-restful/v3"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/kube-aggregator/pkg/apiserver"
 	"k8s.io/kube-openapi/pkg/common"
+	"k8s.io/kube-openapi/pkg/common/restfuladapter"
 	"k8s.io/kubernetes/cmd/kube-apiserver/app"
 )
 
@@ -34,6 +37,24 @@ func postponeOpenAPI(c *genericapiserver.Config) (add func(*apiserver.APIAggrega
 		}
 		server.Handler.NonGoRestfulMux.Handle(openAPIv2, &lazyOpenAPI{server: server, config: config})
 		return nil
+	}
+}
+
+// nameOperations gives the configurations the function that names operations.
+// Without it, upstream's builders put one there that holds the first builder,
+// and with it the schemas of all types, for as long as the server lives.
+func nameOperations(c *genericapiserver.Config) {
+	c.OpenAPIConfig.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIConfig.GetOperationIDAndTags)
+	c.OpenAPIV3Config.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIV3Config.GetOperationIDAndTags)
+}
+
+func operations(name func(*restful.Route) (string, []string, error)) func(common.Route) (string, []string, error) {
+	return func(r common.Route) (string, []string, error) {
+		adapter, ok := r.(*restfuladapter.RouteAdapter)
+		if !ok {
+			return "", nil, fmt.Errorf("describe the API: route %s is a %T, want one of go-restful", r.Path(), r)
+		}
+		return name(adapter.Route)
 	}
 }
 
