@@ -17,6 +17,7 @@ func TestNode(t *testing.T) {
 	h.StartServer()
 	h.WaitReady()
 	t.Run("first start", func(t *testing.T) { firstStart(t, h.For(t)) })
+	t.Run("used address", func(t *testing.T) { usedAddress(t, h.For(t)) })
 
 	t.Run("together", func(t *testing.T) {
 		for name, scenario := range map[string]func(*testing.T, *hosts.Host){
