@@ -86,6 +86,8 @@ func run(p hosts.T, o options) {
 		p.Fatalf("make the report's directory: %v", err)
 	}
 
+	var verdict string
+	p.Cleanup(func() { fmt.Print(verdict) }) // After the end of skiff's log.
 	h := hosts.New(p, hosts.Named("conformance"),
 		hosts.WithBind(hosts.Bind{From: dir, To: inside, ReadOnly: true}),
 		hosts.WithBind(hosts.Bind{From: o.report, To: inside + "-report"}),
@@ -109,8 +111,7 @@ func run(p hosts.T, o options) {
 	if err != nil {
 		p.Fatalf("no report of the suite (exit code %d), see %s: %v", code, filepath.Join(o.report, "log"), err)
 	}
-	fmt.Print(summary)
-	fmt.Printf("%d passed, %d failed, %d skipped in %s; report in %s\n",
+	verdict = fmt.Sprintf("%s%d passed, %d failed, %d skipped in %s; report in %s\n", summary,
 		summary.passed, len(summary.failed), len(summary.skipped), time.Since(begin).Round(time.Second), o.report)
 	want := 1
 	if o.quick {
