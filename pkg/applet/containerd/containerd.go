@@ -6,10 +6,11 @@ package containerd
 
 import (
 	"github.com/containerd/containerd/v2/cmd/containerd/command"
+	"github.com/containerd/plugin/registry"
 
-	// Storage: layers, content, the metadata database and its collector.
+	// Storage: layers, content, the metadata database and its collector. The
+	// differ is our own, see differ.go.
 	_ "github.com/containerd/containerd/v2/plugins/content/local/plugin"
-	_ "github.com/containerd/containerd/v2/plugins/diff/walking/plugin"
 	_ "github.com/containerd/containerd/v2/plugins/gc"
 	_ "github.com/containerd/containerd/v2/plugins/leases"
 	_ "github.com/containerd/containerd/v2/plugins/metadata"
@@ -58,5 +59,6 @@ import (
 // Run is containerd's main function: it returns when the daemon has stopped on
 // SIGTERM, or when a subcommand is done.
 func Run(args []string) error {
+	registry.Register(differPlugin())
 	return command.App().Run(append([]string{"containerd"}, args...))
 }
