@@ -119,7 +119,7 @@ func checkPods(m *Machine) {
 		m.t.Errorf("in the pod kubernetes.default is %q, want 10.43.0.1", got)
 	}
 	m.kubectl("exec web -- /tool get https://kubernetes.default/version")
-	m.Eventually(time.Minute, "the Service by its name", "skiff kubectl exec web -- /tool get http://web/")
+	m.Eventually(time.Minute, "the Service by its name", "skiff kubectl exec web -- /tool get http://web.default/")
 	m.Eventually(time.Minute, "the NodePort", "exec 3<>/dev/tcp/127.0.0.1/30080 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && grep -q '200 OK' <&3")
 	m.kubectl(`wait --for=jsonpath='{.status.phase}'=Failed --timeout=300s pod/hog`)
 	if got := m.kubectl("get pod hog -o jsonpath='{.status.containerStatuses[0].state.terminated.reason}'"); got != "OOMKilled" {
