@@ -44,8 +44,8 @@ func postponeOpenAPI(c *genericapiserver.Config) (add func(*apiserver.APIAggrega
 // Without it, upstream's builders put one there that holds the first builder,
 // and with it the schemas of all types, for as long as the server lives.
 func nameOperations(c *genericapiserver.Config) {
-	c.OpenAPIConfig.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIConfig.GetOperationIDAndTags)
-	c.OpenAPIV3Config.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIV3Config.GetOperationIDAndTags)
+	c.OpenAPIConfig.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIConfig.GetOperationIDAndTags) //nolint:staticcheck // Deprecated, and what upstream sets.
+	c.OpenAPIV3Config.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIV3Config.GetOperationIDAndTags) //nolint:staticcheck // Deprecated, and what upstream sets.
 }
 
 func operations(name func(*restful.Route) (string, []string, error)) func(common.Route) (string, []string, error) {
