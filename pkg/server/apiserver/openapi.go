@@ -44,7 +44,7 @@ func postponeOpenAPI(c *genericapiserver.Config) (add func(*apiserver.APIAggrega
 // Without it, upstream's builders put one there that holds the first builder,
 // and with it the schemas of all types, for as long as the server lives.
 func nameOperations(c *genericapiserver.Config) {
-	c.OpenAPIConfig.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIConfig.GetOperationIDAndTags) //nolint:staticcheck // Deprecated, and what upstream sets.
+	c.OpenAPIConfig.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIConfig.GetOperationIDAndTags)     //nolint:staticcheck // Deprecated, and what upstream sets.
 	c.OpenAPIV3Config.GetOperationIDAndTagsFromRoute = operations(c.OpenAPIV3Config.GetOperationIDAndTags) //nolint:staticcheck // Deprecated, and what upstream sets.
 }
 
