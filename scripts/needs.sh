@@ -12,6 +12,7 @@ file|cmd:file
 binutils|cmd:readelf
 libseccomp-dev|cc:-lseccomp
 xz-utils|cmd:xz
+zstd|cmd:zstd
 busybox-static|static:/bin/busybox
 debian-archive-keyring|file:/usr/share/keyrings/debian-archive-keyring.gpg'
 
