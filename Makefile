@@ -11,7 +11,7 @@ MAKEFLAGS += --no-builtin-rules
 # One set of flags for build, vet and test: any other compiles Kubernetes again.
 TAGS := osusergo,netgo,sqlite_omit_load_extension,grpcnotrace
 export GOFLAGS := -buildvcs=false -trimpath -tags=$(TAGS)
-export CGO_CFLAGS := -O2 -DSQLITE_DQS=0 -DSQLITE_DEFAULT_MEMSTATUS=0 -DSQLITE_OMIT_SHARED_CACHE
+export CGO_CFLAGS := -O2 -DSQLITE_DQS=0 -DSQLITE_DEFAULT_MEMSTATUS=0 -DSQLITE_OMIT_SHARED_CACHE -DHAVE_FDATASYNC=1
 export CGO_ENABLED := 1
 export GOTOOLCHAIN ?= local
 
