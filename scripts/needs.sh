@@ -14,12 +14,15 @@ libseccomp-dev|cc:-lseccomp
 xz-utils|cmd:xz
 zstd|cmd:zstd
 busybox-static|static:/bin/busybox
-debian-archive-keyring|file:/usr/share/keyrings/debian-archive-keyring.gpg'
+debian-archive-keyring|file:/usr/share/keyrings/debian-archive-keyring.gpg
+mariadb-server-core|file:/usr/sbin/mariadbd
+postgresql|glob:/usr/lib/postgresql/*/bin/postgres'
 
 present() {
 	case $1 in
 	cmd:*) command -v "${1#cmd:}" >/dev/null ;;
 	file:*) [ -e "${1#file:}" ] ;;
+	glob:*) ls ${1#glob:} >/dev/null 2>&1 ;;
 	static:*) [ -x "${1#static:}" ] && file -L "${1#static:}" 2>/dev/null | grep -q 'statically linked' ;;
 	cc:*) echo 'int main(void){return 0;}' | gcc -static -x c - "${1#cc:}" -o /dev/null 2>/dev/null ;;
 	esac
@@ -46,5 +49,16 @@ fi
 echo "needs: installing $missing" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
+case $missing in
+*postgresql*)
+	# The tests start databases of their own. Debian's package would make one
+	# for the machine, on the usual port, and start it at every boot: its own
+	# setting says no while it is installed. MariaDB's -core has no service.
+	dropin=/etc/postgresql-common/createcluster.d
+	mkdir -p $dropin
+	trap 'rm -f '$dropin'/skiff-needs.conf' EXIT
+	echo 'create_main_cluster = false' >$dropin/skiff-needs.conf
+	;;
+esac
 # shellcheck disable=SC2086 # a list of words
 apt-get -qq install -y --no-install-recommends $missing >/dev/null
