@@ -6,6 +6,7 @@
 package datastore
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -23,6 +24,10 @@ type Datastore interface {
 	component.Component
 	component.Readier
 	Endpoint() Endpoint
+	// Settle says that a new cluster is complete: what has been written is on
+	// the disk when it returns, and every later write before it is
+	// acknowledged. See Options.Bootstrap.
+	Settle(ctx context.Context) error
 }
 
 // Endpoint says how the API server reaches the store.
@@ -51,7 +56,18 @@ type Options struct {
 	Dir      string // of the SQLite database; created with mode 0700
 	Socket   string // unix socket for the drivers that speak etcd in this process
 	TLS      TLS    // for external servers
-	Logger   *slog.Logger
+	// Durability says when a write to the SQLite database is on the disk:
+	// full (or "": before it is acknowledged), balanced (within 100 ms) or
+	// relaxed (when the operating system thinks fit). Other databases have
+	// settings of their own.
+	Durability string
+	// Bootstrap promises a call of Settle. Until then a new SQLite database is
+	// written without waiting for the disk.
+	Bootstrap bool
+	// BootID identifies the running boot of the kernel, after whose end
+	// unsynced writes are gone; "" asks the kernel.
+	BootID string
+	Logger *slog.Logger
 }
 
 // Open returns the datastore that o.Endpoint names. It only looks at the
@@ -66,7 +82,14 @@ func Open(o Options) (Datastore, error) {
 	tls := external.TLS(o.TLS)
 	switch scheme {
 	case "", "sqlite":
-		return store{sqlite.New(sqlite.Options{Dir: o.Dir, File: rest, Socket: o.Socket, Logger: o.Logger}), local}, nil
+		durability, err := sqlite.ParseDurability(o.Durability)
+		if err != nil {
+			return nil, err
+		}
+		return store{sqlite.New(sqlite.Options{
+			Label: "datastore", Dir: o.Dir, File: rest, Socket: o.Socket,
+			Durability: durability, Bootstrap: o.Bootstrap, BootID: o.BootID, Logger: o.Logger,
+		}), local}, nil
 	case "postgres", "postgresql":
 		local.Shared = true
 		return store{external.NewPostgres(rest, tls, o.Socket, o.Logger), local}, nil
@@ -110,6 +133,17 @@ type store struct {
 }
 
 var _ Datastore = store{}
+
+// settler is a driver that is told when a new cluster is complete.
+type settler interface{ Settle(context.Context) error }
+
+// Settle implements Datastore.
+func (s store) Settle(ctx context.Context) error {
+	if d, ok := s.driver.(settler); ok {
+		return d.Settle(ctx)
+	}
+	return nil
+}
 
 // Endpoint implements Datastore.
 func (s store) Endpoint() Endpoint { return s.endpoint }

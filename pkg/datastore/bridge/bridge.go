@@ -149,11 +149,12 @@ func (b *Bridge) Run(ctx context.Context) error {
 	return err
 }
 
-// register adds etcd's services: Watch is ours, the others kine's.
+// register adds etcd's services: Watch is ours, and what kvServer does of KV;
+// the others are kine's.
 func register(srv *grpc.Server, backend server.Backend, watches *watchServer) {
 	// The interval is for kine's Watch.
 	k := server.New(backend, "unix", 0, etcdVersion)
-	etcdserverpb.RegisterKVServer(srv, k)
+	etcdserverpb.RegisterKVServer(srv, &kvServer{KVServerBridge: k, backend: backend})
 	etcdserverpb.RegisterLeaseServer(srv, k)
 	etcdserverpb.RegisterClusterServer(srv, k)
 	etcdserverpb.RegisterMaintenanceServer(srv, k)

@@ -2,93 +2,70 @@ package sqlite
 
 import (
 	"context"
-	"errors"
-	"sync/atomic"
+	"database/sql/driver"
 
-	"github.com/k3s-io/kine/pkg/logstructured"
-	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
 	"github.com/k3s-io/kine/pkg/server"
 )
 
-// history is kine's log, telling the truth about the newest revision. Kine
-// keeps that number with a compare-and-swap that loses when two writers
-// finish at once, and reads it after the rows when a listing is empty: then a
-// key that was created in between is neither listed nor watched.
-type history struct {
-	*sqllog.SQLLog
+const (
+	// eventsSQL reads rows as events. The row that one replaces is there as
+	// long as the event may be asked for: a compaction removes it only
+	// together with the right to ask. K3s' databases also have it in
+	// old_value.
+	eventsSQL = `SELECT new.id, new.name, new.created, new.deleted, new.create_revision, new.prev_revision, new.lease,
+			new.value, COALESCE(new.old_value, old.value), old.created, old.create_revision, old.lease
+		FROM kine AS new LEFT JOIN kine AS old ON old.id = new.prev_revision
+		WHERE new.id > ?1 AND new.id <= ?2`
+	eventsColumns = 12
+	eventsOrder   = ` ORDER BY new.id`
 
-	rows   server.Dialect
-	newest atomic.Int64 // highest revision known to be committed
+	// The plus keeps SQLite from walking all versions of all keys of a range:
+	// what is after a revision is few rows at the end of the table.
+	eventsOfKey   = ` AND new.name = ?3`
+	eventsOfRange = ` AND +new.name >= ?3 AND +new.name < ?4`
+)
+
+// events reads the events of a range in (after, upTo]. Rows that only fill a
+// hole in the revisions, and the one that says how far has been compacted, are
+// no events.
+func (s *store) events(ctx context.Context, key, end string, after, upTo int64) (events []*server.Event, err error) {
+	sql, params := eventsSQL+eventsOrder, args(after, upTo)
+	switch {
+	case key != "" && end == "":
+		sql, params = eventsSQL+eventsOfKey+eventsOrder, args(after, upTo, key)
+	case key != "":
+		sql, params = eventsSQL+eventsOfRange+eventsOrder, args(after, upTo, key, end)
+	}
+	err = s.readers.use(ctx, func(c *conn) error {
+		return c.query(sql, eventsColumns, func(row []driver.Value) error {
+			if e := newEvent(row); !internal(e.KV.Key) {
+				events = append(events, e)
+			}
+			return nil
+		}, params...)
+	})
+	return events, err
 }
 
-var _ logstructured.Log = (*history)(nil)
-
-// saw notes that a revision has been committed.
-func (h *history) saw(revision int64) {
-	for {
-		old := h.newest.Load()
-		if revision <= old || h.newest.CompareAndSwap(old, revision) {
-			return
-		}
+func newEvent(row []driver.Value) *server.Event {
+	id, name := integer(row[0]), text(row[1])
+	e := &server.Event{Create: integer(row[2]) != 0, Delete: integer(row[3]) != 0, KV: &server.KeyValue{
+		Key: name, ModRevision: id, CreateRevision: integer(row[4]), Lease: integer(row[6]), Value: blob(row[7]),
+	}}
+	if e.Create {
+		e.KV.CreateRevision = id
+		return e
 	}
+	prev := integer(row[5])
+	e.PrevKV = &server.KeyValue{Key: name, ModRevision: prev, CreateRevision: created(row[9], row[10], prev), Lease: integer(row[11]), Value: blob(row[8])}
+	return e
 }
 
-// Append implements logstructured.Log.
-func (h *history) Append(ctx context.Context, event *server.Event) (int64, error) {
-	revision, err := h.SQLLog.Append(ctx, event)
-	if err == nil {
-		h.saw(revision)
+// created is the revision in which a row's key was created; kine leaves it out
+// of the row that does.
+func created(flag, revision driver.Value, id int64) int64 {
+	if integer(flag) != 0 {
+		return id
 	}
-	return revision, err
-}
-
-// CurrentRevision implements logstructured.Log.
-func (h *history) CurrentRevision(ctx context.Context) (int64, error) {
-	revision, err := h.SQLLog.CurrentRevision(ctx)
-	if err != nil {
-		return revision, err
-	}
-	h.saw(revision)
-	return h.newest.Load(), nil
-}
-
-// List implements logstructured.Log: the revision of an empty answer is one
-// that was there before the rows were read.
-func (h *history) List(ctx context.Context, key, end string, limit, revision int64, includeDeletes, keysOnly bool) (int64, server.Events, error) {
-	before, err := h.CurrentRevision(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	got, events, err := h.SQLLog.List(ctx, key, end, limit, revision, includeDeletes, keysOnly)
-	if err == nil && len(events) == 0 {
-		got = before
-	}
-	return got, events, err
-}
-
-// After implements logstructured.Log: an error while rows are read is one.
-// Kine takes the rows before it for all there are, and a watch would go on
-// behind the others.
-func (h *history) After(ctx context.Context, key, end string, revision, limit int64) (int64, server.Events, error) {
-	rows, err := h.rows.After(ctx, key, end, revision, limit)
-	if err != nil {
-		return 0, nil, err
-	}
-	current, compacted, events, err := sqllog.RowsToEvents(rows, true, true)
-	if err = errors.Join(err, rows.Err()); err != nil {
-		return 0, nil, err
-	}
-	if len(events) == 0 { // No row has said which revisions there are.
-		current, err = h.CurrentRevision(ctx)
-		if err == nil {
-			compacted, err = h.CompactRevision(ctx)
-		}
-		if err != nil {
-			return 0, nil, err
-		}
-	}
-	if revision > 0 && revision < compacted {
-		return current, nil, server.ErrCompacted
-	}
-	return current, events, nil
+	return integer(revision)
 }

@@ -2,94 +2,122 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mattn/go-sqlite3"
+
+	"skiff/internal/lockfile"
+	"skiff/pkg/datastore/repair"
+	"skiff/pkg/datastore/schema"
 )
 
-const (
-	// connections bounds the pool: each holds a page cache, and many readers
-	// keep the write-ahead log from being checkpointed.
-	connections = 8
-	// pageSize of a new database, in bytes. Each row of the cluster touches a
-	// handful of pages, each written whole: small pages write less.
-	pageSize = 1024
-
-	dsnCreate = "_synchronous=FULL&_busy_timeout=30000"
-	dsnServe  = "_journal_mode=WAL&_synchronous=FULL&_busy_timeout=30000&_txlock=immediate&_stmt_cache_size=20&_cache_size=-1024"
-)
-
-// schema is kine's table with the two indexes its queries need; kine itself
-// makes six, each of which is written on every change.
-var schema = []string{
-	`CREATE TABLE IF NOT EXISTS kine (
-		id INTEGER PRIMARY KEY AUTOINCREMENT,
-		name TEXT,
-		created INTEGER,
-		deleted INTEGER,
-		create_revision INTEGER,
-		prev_revision INTEGER,
-		lease INTEGER,
-		value BLOB,
-		old_value BLOB)`,
-	`CREATE INDEX IF NOT EXISTS kine_name_id_index ON kine (name, id)`,
-	`CREATE UNIQUE INDEX IF NOT EXISTS kine_name_prev_revision_uindex ON kine (name, prev_revision)`,
-}
+// jump is how far the revision is moved on when revisions may have been lost:
+// more than can have been used between two syncs.
+const jump = 1_000_000
 
 // file is the database on disk.
 type file struct {
 	path   string
+	boot   string // identity of the running boot, "" if it is not known
 	logger *slog.Logger
-}
-
-func (f file) dsn(params string) string {
-	return (&url.URL{Scheme: "file", Path: f.path, OmitHost: true, RawQuery: params}).String()
 }
 
 // marker is a file that says the database has been created, so that its loss
 // is noticed.
 func (f file) marker() string { return f.path + ".created" }
 
-// prepare creates the database, or checks that what is there is usable. It is
-// cheap after a clean stop; otherwise the whole file is checked.
-func (f file) prepare(ctx context.Context) (err error) {
+// acquire makes the directory and takes the database for this process.
+func (f file) acquire() (*lockfile.Lock, error) {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
-		return fmt.Errorf("create directory of the database: %w", err)
+		return nil, fmt.Errorf("create directory of the database: %w", err)
 	}
-	size, err := sizeOf(f.path)
+	lock, err := lockfile.Acquire(f.path + ".lock")
+	if held, ok := errors.AsType[*lockfile.HeldError](err); ok {
+		return nil, fmt.Errorf("database %s is in use by another skiff; stop process %d first: %w", f.path, held.PID, err)
+	}
 	if err != nil {
-		return fmt.Errorf("look at database: %w", err)
+		return nil, fmt.Errorf("take database: %w", err)
 	}
-	if _, merr := os.Stat(f.marker()); merr == nil && size == 0 {
-		return fmt.Errorf("database %s is gone or empty although it has been created before: restore a backup to that place, or move the directory %s away to start with an empty cluster", f.path, filepath.Dir(f.path))
-	}
-	wal, err := sizeOf(f.path + "-wal")
-	if err != nil {
-		return fmt.Errorf("look at database: %w", err)
-	}
+	return lock, nil
+}
 
-	db := sql.OpenDB(newConnector(f.dsn(dsnCreate)))
-	db.SetMaxOpenConns(1)
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if size > 0 && wal > 0 {
-		f.logger.Info("the database was not closed cleanly, checking it", "file", f.path)
-		if err := f.check(ctx, db); err != nil {
-			return err
+// prepare creates the database, or checks that what is there is usable, and
+// notes that it is open. It is cheap after a clean stop; otherwise the whole
+// file is checked. bootstrap says that the owner will report when the first
+// start is complete.
+func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
+	last, err := f.readState()
+	if err != nil {
+		return state{}, err
+	}
+	size, err := f.sizes()
+	if err != nil {
+		return state{}, err
+	}
+	if _, err := os.Stat(f.marker()); err == nil && size.db == 0 {
+		if err := f.replace(ctx, errors.New("it is gone or empty although it has been created before")); err != nil {
+			return state{}, err
+		}
+		size.db = 1
+	}
+	now := state{Boot: f.boot, Open: true, Settled: size.db > 0 || !bootstrap}
+	if last != nil {
+		now.Settled = last.Settled || !bootstrap
+	}
+	unclean := size.wal > 0 || last != nil && last.Open
+	if size.db > 0 && unclean {
+		if err := f.recover(ctx, last); err != nil {
+			return state{}, err
 		}
 	}
-	stmts := append([]string{fmt.Sprintf("PRAGMA page_size = %d", pageSize)}, schema...)
+	if err := f.writeState(now); err != nil {
+		return state{}, err
+	}
+	return now, f.create()
+}
+
+// recover checks a database that was not closed. After a power cut it moves
+// the revision on: acknowledged changes that were not waited for to be synced,
+// such as renewals of leases, are gone, and their revisions must not be used
+// again.
+func (f file) recover(ctx context.Context, last *state) error {
+	f.logger.Info("the database was not closed cleanly, checking it", "file", f.path)
+	if err := repair.Check(ctx, f.path); err != nil {
+		if _, ok := errors.AsType[*repair.DamagedError](err); !ok {
+			return f.explain(err)
+		}
+		return f.replace(ctx, err)
+	}
+	if last != nil && last.Boot == f.boot && f.boot != "" {
+		return nil // The kernel has lived on, and with it every write.
+	}
+	revision, err := repair.Bump(ctx, f.path, jump)
+	if err != nil {
+		return f.explain(err)
+	}
+	f.logger.Info("the machine was not shut down cleanly: revisions continue above all that may have been in use", "revision", revision)
+	return nil
+}
+
+// create makes what is missing of the schema. A database of K3s has it all.
+func (f file) create() (err error) {
+	c, err := connect(f.path, "_synchronous=FULL&_busy_timeout=30000")
+	if err != nil {
+		return f.explain(err)
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	stmts := []string{fmt.Sprintf(`PRAGMA page_size = %d`, schema.PageSize)}
+	stmts = append(stmts, schema.Statements...)
 	// Only after the schema: the page size is fixed when the first page is
 	// written or write-ahead mode is entered.
 	for _, s := range append(stmts, `PRAGMA journal_mode = WAL`) {
-		if _, err := db.ExecContext(ctx, s); err != nil {
+		if err := c.script(s); err != nil {
 			return f.explain(err)
 		}
 	}
@@ -99,25 +127,12 @@ func (f file) prepare(ctx context.Context) (err error) {
 	return nil
 }
 
-// check runs SQLite's own check over the whole file.
-func (f file) check(ctx context.Context, db *sql.DB) error {
-	var result string
-	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&result); err != nil {
-		return f.explain(err)
+// replace is for a database that cannot be used.
+func (f file) replace(_ context.Context, cause error) error {
+	if strings.HasPrefix(cause.Error(), "it is gone") {
+		return fmt.Errorf("database %s is gone or empty although it has been created before: restore a backup to that place, or move the directory %s away to start with an empty cluster", f.path, filepath.Dir(f.path))
 	}
-	if result != "ok" {
-		return f.damaged(errors.New(result))
-	}
-	return nil
-}
-
-// checkpoint moves the write-ahead log into the database, so that a stopped
-// server leaves one self-contained file.
-func (f file) checkpoint(ctx context.Context, db *sql.DB) error {
-	if _, err := db.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
-		return f.explain(err)
-	}
-	return nil
+	return f.damaged(cause)
 }
 
 // explain turns SQLite's error into one that says which file, and what to do.
@@ -141,7 +156,21 @@ func (f file) damaged(err error) error {
 	return fmt.Errorf("database %s is damaged, it has been left as it is: restore a backup to that place, or move the directory %s away to start with an empty cluster: %w", f.path, filepath.Dir(f.path), err)
 }
 
-// sizeOf returns the size of a file, 0 if there is none.
+// sizes are those of the database and its write-ahead log, 0 if there is none.
+type sizes struct{ db, wal int64 }
+
+func (f file) sizes() (sizes, error) {
+	db, err := sizeOf(f.path)
+	if err != nil {
+		return sizes{}, fmt.Errorf("look at database: %w", err)
+	}
+	wal, err := sizeOf(f.path + "-wal")
+	if err != nil {
+		return sizes{}, fmt.Errorf("look at database: %w", err)
+	}
+	return sizes{db, wal}, nil
+}
+
 func sizeOf(path string) (int64, error) {
 	fi, err := os.Stat(path)
 	switch {
@@ -152,21 +181,3 @@ func sizeOf(path string) (int64, error) {
 	}
 	return fi.Size(), nil
 }
-
-// connector opens connections to one DSN without registering a driver.
-type connector struct {
-	dsn    string
-	driver *sqlite3.SQLiteDriver
-}
-
-var _ driver.Connector = (*connector)(nil)
-
-func newConnector(dsn string) *connector {
-	return &connector{dsn: dsn, driver: &sqlite3.SQLiteDriver{}}
-}
-
-// Connect implements driver.Connector.
-func (c *connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
-
-// Driver implements driver.Connector.
-func (c *connector) Driver() driver.Driver { return c.driver }

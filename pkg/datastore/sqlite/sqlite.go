@@ -1,21 +1,17 @@
-// Package sqlite keeps the cluster's state in one SQLite database in write-
-// ahead mode, every commit synced to disk. It builds on kine's SQL layer and
-// keeps kine's table, so that databases of K3s open as they are, but opens and
-// checks the file itself: kine would compact it at each start, sync less, and
-// retry for five minutes on a file that is no database. Start reading at New,
-// then open.go (the file) and dialect.go (what is told to kine).
+// Package sqlite keeps the cluster's state in one SQLite database: kine's
+// table, written by one goroutine that commits and syncs many changes at once,
+// with the keys in memory. It offers kine's server.Backend and knows nothing
+// about Kubernetes but which keys are written again within seconds. Start
+// reading at DESIGN.md, then store, writer.go and read.go.
 package sqlite
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
-	"github.com/k3s-io/kine/pkg/drivers/generic"
-	"github.com/k3s-io/kine/pkg/logstructured"
-	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
 	"github.com/k3s-io/kine/pkg/server"
 
 	"skiff/pkg/datastore/bridge"
@@ -26,33 +22,58 @@ const fileName = "state.db"
 
 // Options is what New needs.
 type Options struct {
-	Dir    string // created with mode 0700 if missing
-	File   string // the database, when it is not Dir/state.db
-	Socket string // unix socket to serve on
-	Logger *slog.Logger
+	Label      string     // component name
+	Dir        string     // created with mode 0700 if missing
+	File       string     // the database, when it is not Dir/state.db
+	Socket     string     // unix socket to serve on
+	Durability Durability // not ""
+	// Bootstrap says that the owner calls Settle once a new cluster is
+	// complete. Until then nothing waits for the disk: a cluster that a power
+	// cut ends while it is being made has nothing to lose.
+	Bootstrap bool
+	BootID    string // identity of the running boot; "" asks the kernel
+	Logger    *slog.Logger
+}
+
+func (o Options) path() string {
+	if o.File != "" {
+		return o.File
+	}
+	return filepath.Join(o.Dir, fileName)
+}
+
+// Component serves a database on a socket.
+type Component struct {
+	*bridge.Bridge
+
+	store atomic.Pointer[store]
 }
 
 // New returns a component that serves the database on o.Socket.
-func New(o Options) *bridge.Bridge {
-	f := file{path: o.File, logger: o.Logger}
-	if f.path == "" {
-		f.path = filepath.Join(o.Dir, fileName)
-	}
-	return &bridge.Bridge{Label: "datastore", Socket: o.Socket, Logger: o.Logger, Open: f.backend}
+func New(o Options) *Component {
+	c := &Component{}
+	c.Bridge = &bridge.Bridge{Label: o.Label, Socket: o.Socket, Logger: o.Logger, Open: c.opener(o)}
+	return c
 }
 
-// backend opens the database and puts kine's log on it.
-func (f file) backend(ctx context.Context, wg *sync.WaitGroup) (server.Backend, func(context.Context) error, error) {
-	if err := f.prepare(ctx); err != nil {
-		return nil, nil, err
+// Settle says that the first start of a cluster is complete. It returns when
+// everything that was written is on the disk, and does nothing at later
+// starts.
+func (c *Component) Settle(ctx context.Context) error {
+	s := c.store.Load()
+	if s == nil {
+		return errClosed
 	}
-	pool := generic.ConnectionPoolConfig{MaxIdle: connections, MaxOpen: connections}
-	g, err := generic.OpenDB(ctx, wg, "sqlite3", newConnector(f.dsn(dsnServe)), pool, "?", false, nil)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open database %s: %w", f.path, err)
+	return s.settle(ctx)
+}
+
+func (c *Component) opener(o Options) bridge.Opener {
+	return func(ctx context.Context, _ *sync.WaitGroup) (server.Backend, func(context.Context) error, error) {
+		s, err := open(ctx, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.store.Store(s)
+		return s, s.close, nil
 	}
-	adapt(g)
-	l := sqllog.New(g, bridge.CompactInterval, 0, bridge.CompactTimeout, bridge.CompactMinRetain, bridge.CompactBatchSize, bridge.PollBatchSize)
-	stop := func(ctx context.Context) error { return f.checkpoint(ctx, g.DB) }
-	return logstructured.New(&history{SQLLog: l, rows: g}), stop, nil
 }

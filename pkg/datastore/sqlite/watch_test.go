@@ -12,12 +12,10 @@ import (
 )
 
 // open starts a backend on a database of its own.
-func open(t *testing.T) server.Backend {
+func openNew(t *testing.T) *store {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	f := file{path: t.TempDir() + "/state.db", logger: slog.New(slog.DiscardHandler)}
-	b, stop, err := f.backend(ctx, &wg)
+	b, err := open(ctx, Options{Dir: t.TempDir(), Durability: Full, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,11 +23,10 @@ func open(t *testing.T) server.Backend {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := stop(ctx); err != nil {
+		cancel()
+		if err := b.close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		cancel()
-		wg.Wait()
 	})
 	return b
 }
@@ -46,7 +43,7 @@ func create(t *testing.T, b server.Backend, key string) int64 {
 // TestWatchLosesNothingWhileItStarts starts watches in the middle of writes:
 // past and present have to join without a gap or a repetition.
 func TestWatchLosesNothingWhileItStarts(t *testing.T) {
-	b := open(t)
+	b := openNew(t)
 	const keys = 300
 	var want []string
 	for i := range keys {
@@ -82,7 +79,7 @@ func TestWatchLosesNothingWhileItStarts(t *testing.T) {
 // TestEmptyListHidesNothing lists a prefix while its first key is written: it
 // is in the list, or newer than the list's revision.
 func TestEmptyListHidesNothing(t *testing.T) {
-	b := open(t)
+	b := openNew(t)
 	for i := range 200 {
 		prefix := fmt.Sprintf("/registry/r%d/", i)
 		done := make(chan int64, 1)
@@ -110,7 +107,7 @@ func TestEmptyListHidesNothing(t *testing.T) {
 }
 
 func TestWatchFromCompactedRevision(t *testing.T) {
-	b := open(t)
+	b := openNew(t)
 	revision := create(t, b, "/registry/a")
 	for range 1100 { // the newest 1000 are always kept
 		next, _, ok, err := b.Update(t.Context(), "/registry/a", []byte("y"), revision, 0)

@@ -1,0 +1,56 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mattn/go-sqlite3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+var (
+	// errClosed answers what arrives while the store is being closed.
+	errClosed = status.Error(codes.Unavailable, "the datastore is stopping")
+
+	// errVanished says that a row was compacted between the look at the index
+	// and the read of its value. It never leaves the package.
+	errVanished = errors.New("the row has been compacted")
+)
+
+// wireError gives an error of the database the code that an etcd client can
+// act on. A commit that failed for any other reason than these is no conflict:
+// the client has to know that it must not simply try again.
+func (s *store) wireError(doing string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	code := codes.Internal
+	if e, ok := errors.AsType[sqlite3.Error](err); ok {
+		switch e.Code {
+		case sqlite3.ErrFull:
+			return s.space.full(err)
+		case sqlite3.ErrIoErr, sqlite3.ErrBusy, sqlite3.ErrLocked, sqlite3.ErrCantOpen, sqlite3.ErrReadonly, sqlite3.ErrNomem:
+			code = codes.Unavailable
+		case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
+			code = codes.DataLoss
+		case sqlite3.ErrTooBig:
+			code = codes.InvalidArgument
+		}
+	}
+	return status.Error(code, fmt.Sprintf("%s: database %s: %v", doing, s.file.path, err))
+}
+
+// lost is for a row that should be there.
+func (s *store) lost(revision int64) error {
+	return status.Error(codes.DataLoss, fmt.Sprintf("revision %d is missing from the database %s: it is damaged; stop skiff, and it is checked when it starts again", revision, s.file.path))
+}
+
+func isFull(err error) bool {
+	e, ok := errors.AsType[sqlite3.Error](err)
+	return ok && e.Code == sqlite3.ErrFull
+}
