@@ -71,6 +71,7 @@ type Server struct {
 	AdvertiseAddress    netip.Addr    // default: the node's address
 	TLSSAN              []string      // extra names and addresses in the serving certificate
 	DatastoreEndpoint   string        // "" means SQLite below the data directory
+	DatastoreDurability string        // "full", "balanced", "relaxed"; "" means full
 	WriteKubeconfig     string        // default paths.Layout.AdminKubeconfig
 	WriteKubeconfigMode string        // octal file mode, default 0600
 	Disable             []string      // names of bundled parts and manifests to leave out

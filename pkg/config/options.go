@@ -195,6 +195,12 @@ func serverOptions() []Option {
 			Bind:        func(c *Config) Value { return stringValue(&c.Server.DatastoreEndpoint) },
 		},
 		{
+			Name:        "datastore-durability",
+			Usage:       "when a write to the SQLite datastore is on the disk: full (before it is acknowledged), balanced (within 100 ms) or relaxed (when the operating system thinks fit, as in K3s)",
+			DefaultText: "full",
+			Bind:        func(c *Config) Value { return stringValue(&c.Server.DatastoreDurability) },
+		},
+		{
 			Name:  "disable",
 			Usage: "leave out this bundled part or manifest",
 			Bind:  func(c *Config) Value { return listValue(KindList, &c.Server.Disable, nonEmpty) },

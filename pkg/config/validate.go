@@ -86,6 +86,9 @@ func (d *completed) validateServer(p *problems) {
 			p.add("datastore-endpoint", maskedURL(e), "want a URL that begins with one of %s://%s", strings.Join(schemes, "://, "), didYouMean(scheme, schemes))
 		}
 	}
+	if d, all := s.DatastoreDurability, []string{"full", "balanced", "relaxed"}; d != "" && !slices.Contains(all, d) {
+		p.add("datastore-durability", d, "want one of %s%s", strings.Join(all, ", "), didYouMean(d, all))
+	}
 	for _, name := range s.Disable {
 		if strings.Contains(name, "/") {
 			p.add("disable", name, "want the name of a part or of a manifest without directory and extension")

@@ -6,6 +6,7 @@
 package datastore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,7 @@ type TLS struct{ CAFile, CertFile, KeyFile string }
 
 // Options is what Open needs.
 type Options struct {
+	Name string // of the component; "" is "datastore"
 	// Endpoint selects the driver: "" or "sqlite" keep a SQLite database in
 	// Dir, "sqlite:///path/state.db" keeps it in that file;
 	// "postgres://user:password@host:port/db" and
@@ -64,6 +66,9 @@ type Options struct {
 	// Bootstrap promises a call of Settle. Until then a new SQLite database is
 	// written without waiting for the disk.
 	Bootstrap bool
+	// Disposable is for content that nobody would restore: little memory is
+	// used for it, and a damaged SQLite database makes way for an empty one.
+	Disposable bool
 	// BootID identifies the running boot of the kernel, after whose end
 	// unsynced writes are gone; "" asks the kernel.
 	BootID string
@@ -87,7 +92,7 @@ func Open(o Options) (Datastore, error) {
 			return nil, err
 		}
 		return store{sqlite.New(sqlite.Options{
-			Label: "datastore", Dir: o.Dir, File: rest, Socket: o.Socket,
+			Label: cmp.Or(o.Name, "datastore"), Disposable: o.Disposable, Dir: o.Dir, File: rest, Socket: o.Socket,
 			Durability: durability, Bootstrap: o.Bootstrap, BootID: o.BootID, Logger: o.Logger,
 		}), local}, nil
 	case "postgres", "postgresql":

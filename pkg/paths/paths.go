@@ -59,6 +59,12 @@ func (l Layout) ServerDB() string { return filepath.Join(l.Server(), "db") }
 // DatastoreSocket is where the datastore speaks etcd's gRPC protocol.
 func (l Layout) DatastoreSocket() string { return filepath.Join(l.Run, "datastore.sock") }
 
+// EventsSocket is where the store of the cluster's events does.
+func (l Layout) EventsSocket() string { return filepath.Join(l.Run, "events.sock") }
+
+// ServerEventsDB is the SQLite file of the cluster's events.
+func (l Layout) ServerEventsDB() string { return filepath.Join(l.ServerDB(), "events.db") }
+
 // Manifests is the directory whose files are applied to the cluster.
 func (l Layout) Manifests() string { return filepath.Join(l.Server(), "manifests") }
 

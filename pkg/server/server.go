@@ -48,6 +48,7 @@ type Server struct {
 	identity  *identity
 	front     *front.Front
 	datastore datastore.Datastore
+	events    datastore.Datastore // nil if they are kept with everything else
 	api       *apiserver.APIServer
 	bundled   []fs.FS
 	added     []addition
@@ -107,13 +108,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 	if err := s.identity.ensure(); err != nil {
 		return nil, err
 	}
-	s.datastore, err = datastore.Open(datastore.Options{
-		Endpoint: cfg.Server.DatastoreEndpoint,
-		Dir:      cfg.Paths.ServerDB(),
-		Socket:   cfg.Paths.DatastoreSocket(),
-		Logger:   o.Logger.With("component", "datastore"),
-	})
-	if err != nil {
+	if err := s.openDatastore(); err != nil {
 		return nil, err
 	}
 	for _, m := range o.Modules {
@@ -124,6 +119,33 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 	return s, s.openAPI()
 }
 
+// openDatastore makes the datastore. Where nobody else uses it, events have a
+// file of their own: they are half of all writes, and worth no waiting for the
+// disk.
+func (s *Server) openDatastore() (err error) {
+	cfg := s.cfg
+	s.datastore, err = datastore.Open(datastore.Options{
+		Endpoint:   cfg.Server.DatastoreEndpoint,
+		Dir:        cfg.Paths.ServerDB(),
+		Socket:     cfg.Paths.DatastoreSocket(),
+		Durability: cfg.Server.DatastoreDurability,
+		Bootstrap:  true,
+		Logger:     s.o.Logger.With("component", "datastore"),
+	})
+	if err != nil || s.datastore.Endpoint().Shared {
+		return err
+	}
+	s.events, err = datastore.Open(datastore.Options{
+		Name:       "events",
+		Endpoint:   "sqlite://" + cfg.Paths.ServerEventsDB(),
+		Socket:     cfg.Paths.EventsSocket(),
+		Durability: "relaxed",
+		Disposable: true,
+		Logger:     s.o.Logger.With("component", "events"),
+	})
+	return err
+}
+
 // openAPI makes the API server with its own listener, which is nobody else's
 // business.
 func (s *Server) openAPI() error {
@@ -132,9 +154,14 @@ func (s *Server) openAPI() error {
 	if err != nil {
 		return fmt.Errorf("listen for the control plane itself: %w", err)
 	}
+	events := s.datastore.Endpoint()
+	if s.events != nil {
+		events = s.events.Endpoint()
+	}
 	s.api = apiserver.New(apiserver.Options{
 		Config:    s.cfg,
 		Datastore: s.datastore.Endpoint(),
+		Events:    events,
 		Listener:  l,
 		Publish:   s.front.SetAPI,
 		Logger:    s.o.Logger.With("component", "kube-apiserver"),
@@ -151,9 +178,9 @@ func (s *Server) Token() string { return s.cfg.Paths.Token() }
 
 // AddTo adds the control plane to the group. What waits for what:
 //
-//	front   certificates   datastore
-//	                           │
-//	                       kube-apiserver
+//	front   certificates   datastore   events
+//	                           └────┬────┘
+//	                         kube-apiserver
 //	            ┌──────────────┼─────────────┬──────────────┐
 //	controller-manager     scheduler   node-controller   deploy
 //
@@ -165,7 +192,11 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	r.Front = g.Add(s.front)
 	g.Add(s.identity.renewer)
 	r.Datastore = g.Add(s.datastore)
-	r.API = g.Add(s.api, component.After(r.Datastore))
+	stores := []component.Ref{r.Datastore}
+	if s.events != nil {
+		stores = append(stores, g.Add(s.events))
+	}
+	r.API = g.Add(s.api, component.After(stores...))
 	r.Controllers = g.Add(controllers.New(controllers.Options{
 		Config: s.cfg, Loopback: s.api.Loopback, Logger: logger("kube-controller-manager"),
 	}), component.After(r.API))
@@ -180,6 +211,7 @@ func (s *Server) AddTo(g *component.Group) Refs {
 		Loopback: s.api.Loopback, OwnNode: own, Logger: logger("node-controller"),
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
+	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))
 	for _, a := range s.added {
 		a.addTo(g, r)
 	}

@@ -26,6 +26,8 @@ type file struct {
 	path   string
 	boot   string // identity of the running boot, "" if it is not known
 	logger *slog.Logger
+
+	disposable bool // what is lost with it is not worth an interruption
 }
 
 // marker is a file that says the database has been created, so that its loss

@@ -31,8 +31,10 @@ type Options struct {
 	// complete. Until then nothing waits for the disk: a cluster that a power
 	// cut ends while it is being made has nothing to lose.
 	Bootstrap bool
-	BootID    string // identity of the running boot; "" asks the kernel
-	Logger    *slog.Logger
+	// Disposable makes a damaged database give way to an empty one.
+	Disposable bool
+	BootID     string // identity of the running boot; "" asks the kernel
+	Logger     *slog.Logger
 }
 
 func (o Options) path() string {
@@ -40,6 +42,13 @@ func (o Options) path() string {
 		return o.File
 	}
 	return filepath.Join(o.Dir, fileName)
+}
+
+func (o Options) readers() int {
+	if o.Disposable {
+		return 1
+	}
+	return readers
 }
 
 // Component serves a database on a socket.

@@ -56,7 +56,7 @@ var _ server.Backend = (*store)(nil)
 
 // open opens the database and serves it until close.
 func open(ctx context.Context, o Options) (s *store, err error) {
-	f := file{path: o.path(), boot: o.BootID, logger: o.Logger}
+	f := file{path: o.path(), boot: o.BootID, disposable: o.Disposable, logger: o.Logger}
 	if f.boot == "" {
 		f.boot = bootID()
 	}
@@ -106,7 +106,7 @@ func open(ctx context.Context, o Options) (s *store, err error) {
 	if err := s.load(conns[0]); err != nil {
 		return nil, f.explain(err)
 	}
-	if s.readers, err = openPool(f.path, readers); err != nil {
+	if s.readers, err = openPool(f.path, o.readers()); err != nil {
 		return nil, f.explain(err)
 	}
 	s.serve(conns[0], conns[1])

@@ -31,6 +31,7 @@ import (
 type Options struct {
 	Config    config.Completed
 	Datastore datastore.Endpoint
+	Events    datastore.Endpoint // where events are kept
 	// Listener is the API server's own, on a loopback address; Run closes it.
 	Listener net.Listener
 	// Publish is told the handler as soon as it can be called, before
