@@ -189,19 +189,14 @@ func special() []struct {
 func TestStore(t *testing.T) {
 	for _, b := range backends() {
 		t.Run(b.name, func(t *testing.T) {
-			t.Run("shared", func(t *testing.T) {
-				for _, tt := range shared() {
-					t.Run(tt.name, func(t *testing.T) {
-						t.Parallel() // They mostly wait.
-						f := newFixture(t, b, options{})
-						tt.run(f.ctx, t, f.store)
-					})
-				}
+			run(t, shared(), func(t *testing.T, tt plain) {
+				f := newFixture(t, b, options{reuse: 1})
+				tt.run(f.ctx, t, f.store)
 			})
 			for _, tt := range special() {
 				t.Run(tt.name, func(t *testing.T) {
 					setGates(t, tt.gates)
-					tt.run(t, newFixture(t, b, options{}))
+					tt.run(t, newFixture(t, b, options{reuse: 1}))
 				})
 			}
 		})

@@ -6,8 +6,11 @@
 package conform
 
 import (
+	"cmp"
 	"context"
+	"flag"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -28,6 +31,7 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/utils/clock"
 
+	"skiff/test/datastore/servers"
 	"skiff/test/datastore/store"
 )
 
@@ -38,6 +42,19 @@ const (
 	pollEvery   = 20 * time.Millisecond
 )
 
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests that can run side by side mostly wait, whatever the machine.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(servers.Main(m))
+}
+
+// soak reports whether there is time for everything.
+func soak() bool { return os.Getenv("SKIFF_SOAK") == "1" }
+
 // backend is a database that the tests run on.
 type backend struct {
 	name string
@@ -45,10 +62,12 @@ type backend struct {
 	endpoint func(t *testing.T) string
 }
 
-// backends returns those this machine has.
+// backends returns all. The servers are started when they are first asked for.
 func backends() []backend {
 	return []backend{
 		{"sqlite", func(*testing.T) string { return "" }},
+		{"postgres", func(t *testing.T) string { return servers.Postgres(t) }},
+		{"mysql", func(t *testing.T) string { return servers.MySQL(t) }},
 	}
 }
 
@@ -61,12 +80,15 @@ type fixture struct {
 	store       storage.Interface
 	transformer *transformer
 	prefix      string // of all keys
+	leases      etcd3.LeaseManagerConfig
 }
 
 // options are what some tests want different.
 type options struct {
 	prefix      string
 	transformer value.Transformer
+	reuse       int64 // seconds for which a lease is given to new keys
+	likeNew     bool  // revisions are to be those of a new etcd
 }
 
 func newFixture(t *testing.T, b backend, o options) *fixture {
@@ -79,7 +101,7 @@ func newFixture(t *testing.T, b backend, o options) *fixture {
 		}
 	}
 	ds := store.Start(t, t.TempDir(), b.endpoint(t))
-	f := &fixture{ctx: t.Context(), client: ds.Kubernetes(t), codecs: serializer.NewCodecFactory(scheme), prefix: o.prefix}
+	f := &fixture{ctx: t.Context(), client: o.connect(t, ds), codecs: serializer.NewCodecFactory(scheme), prefix: o.prefix}
 	f.client.KV = storagetesting.NewKVRecorder(f.client.KV)
 	f.client.Kubernetes = storagetesting.NewKubernetesRecorder(f.client.Kubernetes)
 	f.codec = apitesting.TestCodec(f.codecs, examplev1.SchemeGroupVersion)
@@ -88,20 +110,43 @@ func newFixture(t *testing.T, b backend, o options) *fixture {
 	}
 	f.transformer = &transformer{current: o.transformer}
 
+	f.leases = etcd3.NewDefaultLeaseManagerConfig()
+	f.leases.ReuseDurationSeconds = cmp.Or(o.reuse, f.leases.ReuseDurationSeconds)
+	f.open(t)
+	return f
+}
+
+// open makes a new store on the datastore that is there.
+func (f *fixture) open(t *testing.T) {
+	t.Helper()
 	versioner := storage.APIObjectVersioner{}
 	compactor := etcd3.NewCompactor(f.client.Client, 0, clock.RealClock{}, nil)
 	t.Cleanup(compactor.Stop)
-	// Leases that live on are shared; those of a second make the waits short.
-	leases := etcd3.NewDefaultLeaseManagerConfig()
-	leases.ReuseDurationSeconds = 1
-	s, err := etcd3.New(f.client, compactor, f.codec, newPod, newPodList, o.prefix, podPrefix,
-		schema.GroupResource{Resource: "pods"}, f.transformer, leases, etcd3.NewDefaultDecoder(f.codec, versioner), versioner)
+	s, err := etcd3.New(f.client, compactor, f.codec, newPod, newPodList, f.prefix, podPrefix,
+		schema.GroupResource{Resource: "pods"}, f.transformer, f.leases, etcd3.NewDefaultDecoder(f.codec, versioner), versioner)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
 	f.store = s
-	return f
+}
+
+func (o options) connect(t *testing.T, ds *store.Store) *kubernetes.Client {
+	t.Helper()
+	config := ds.Config()
+	if o.likeNew {
+		r, err := ds.Client(t).Get(t.Context(), "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.DialOptions = append(config.DialOptions, offset(r.Header.Revision-1).dialOptions()...)
+	}
+	c, err := kubernetes.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 func newPod() runtime.Object     { return &example.Pod{} }

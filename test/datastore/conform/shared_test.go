@@ -12,44 +12,61 @@ import (
 type plain struct {
 	name string
 	run  func(context.Context, *testing.T, storage.Interface)
+	// alone says that it cannot run beside others: it changes what is global,
+	// or has objects that live for a second.
+	alone bool
+}
+
+// run runs all, those side by side that can: they mostly wait.
+func run(t *testing.T, tests []plain, one func(*testing.T, plain)) {
+	t.Run("shared", func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				if !tt.alone {
+					t.Parallel()
+				}
+				one(t, tt)
+			})
+		}
+	})
 }
 
 // shared are the tests that are the same for the store and the cacher.
 func shared() []plain {
 	return []plain{
-		{"CreateWithTTL", storagetesting.RunTestCreateWithTTL},
-		{"CreateWithKeyExist", storagetesting.RunTestCreateWithKeyExist},
-		{"Get", storagetesting.RunTestGet},
-		{"UnconditionalDelete", storagetesting.RunTestUnconditionalDelete},
-		{"ConditionalDelete", storagetesting.RunTestConditionalDelete},
-		{"DeleteWithSuggestion", storagetesting.RunTestDeleteWithSuggestion},
-		{"DeleteWithSuggestionAndConflict", storagetesting.RunTestDeleteWithSuggestionAndConflict},
-		{"DeleteWithSuggestionOfDeletedObject", storagetesting.RunTestDeleteWithSuggestionOfDeletedObject},
-		{"DeleteWithConflict", storagetesting.RunTestDeleteWithConflict},
-		{"ValidateDeletionWithSuggestion", storagetesting.RunTestValidateDeletionWithSuggestion},
-		{"ValidateDeletionWithOnlySuggestionValid", storagetesting.RunTestValidateDeletionWithOnlySuggestionValid},
-		{"PreconditionalDeleteWithSuggestion", storagetesting.RunTestPreconditionalDeleteWithSuggestion},
-		{"PreconditionalDeleteWithOnlySuggestionPass", storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass},
-		{"ListPaging", storagetesting.RunTestListPaging},
-		{"GetListRecursivePrefix", storagetesting.RunTestGetListRecursivePrefix},
-		{"KeySchema", storagetesting.RunTestKeySchema},
-		{"GuaranteedUpdateWithTTL", storagetesting.RunTestGuaranteedUpdateWithTTL},
-		{"GuaranteedUpdateWithConflict", storagetesting.RunTestGuaranteedUpdateWithConflict},
-		{"GuaranteedUpdateWithSuggestionAndConflict", storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict},
-		{"Watch", storagetesting.RunTestWatch},
-		{"WatchFromNonZero", storagetesting.RunTestWatchFromNonZero},
-		{"DeleteTriggerWatch", storagetesting.RunTestDeleteTriggerWatch},
-		{"DelayedWatchDelivery", storagetesting.RunTestDelayedWatchDelivery},
-		{"WatcherTimeout", storagetesting.RunTestWatcherTimeout},
-		{"WatchDeleteEventObjectHaveLatestRV", storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV},
-		{"WatchInitializationSignal", storagetesting.RunTestWatchInitializationSignal},
-		{"SendInitialEventsBackwardCompatibility", storagetesting.RunSendInitialEventsBackwardCompatibility},
-		{"WatchSemantics", storagetesting.RunWatchSemantics},
-		{"WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended},
-		{"WatchListMatchSingle", storagetesting.RunWatchListMatchSingle},
+		{"CreateWithTTL", storagetesting.RunTestCreateWithTTL, true},
+		{"CreateWithKeyExist", storagetesting.RunTestCreateWithKeyExist, false},
+		{"Get", storagetesting.RunTestGet, true},
+		{"UnconditionalDelete", storagetesting.RunTestUnconditionalDelete, false},
+		{"ConditionalDelete", storagetesting.RunTestConditionalDelete, false},
+		{"DeleteWithSuggestion", storagetesting.RunTestDeleteWithSuggestion, false},
+		{"DeleteWithSuggestionAndConflict", storagetesting.RunTestDeleteWithSuggestionAndConflict, false},
+		{"DeleteWithSuggestionOfDeletedObject", storagetesting.RunTestDeleteWithSuggestionOfDeletedObject, false},
+		{"DeleteWithConflict", storagetesting.RunTestDeleteWithConflict, false},
+		{"ValidateDeletionWithSuggestion", storagetesting.RunTestValidateDeletionWithSuggestion, false},
+		{"ValidateDeletionWithOnlySuggestionValid", storagetesting.RunTestValidateDeletionWithOnlySuggestionValid, false},
+		{"PreconditionalDeleteWithSuggestion", storagetesting.RunTestPreconditionalDeleteWithSuggestion, false},
+		{"PreconditionalDeleteWithOnlySuggestionPass", storagetesting.RunTestPreconditionalDeleteWithOnlySuggestionPass, false},
+		{"ListPaging", storagetesting.RunTestListPaging, false},
+		{"GetListRecursivePrefix", storagetesting.RunTestGetListRecursivePrefix, false},
+		{"KeySchema", storagetesting.RunTestKeySchema, false},
+		{"GuaranteedUpdateWithTTL", storagetesting.RunTestGuaranteedUpdateWithTTL, true},
+		{"GuaranteedUpdateWithConflict", storagetesting.RunTestGuaranteedUpdateWithConflict, false},
+		{"GuaranteedUpdateWithSuggestionAndConflict", storagetesting.RunTestGuaranteedUpdateWithSuggestionAndConflict, false},
+		{"Watch", storagetesting.RunTestWatch, false},
+		{"WatchFromNonZero", storagetesting.RunTestWatchFromNonZero, false},
+		{"DeleteTriggerWatch", storagetesting.RunTestDeleteTriggerWatch, false},
+		{"DelayedWatchDelivery", storagetesting.RunTestDelayedWatchDelivery, false},
+		{"WatcherTimeout", storagetesting.RunTestWatcherTimeout, false},
+		{"WatchDeleteEventObjectHaveLatestRV", storagetesting.RunTestWatchDeleteEventObjectHaveLatestRV, false},
+		{"WatchInitializationSignal", storagetesting.RunTestWatchInitializationSignal, false},
+		{"SendInitialEventsBackwardCompatibility", storagetesting.RunSendInitialEventsBackwardCompatibility, true},
+		{"WatchSemantics", storagetesting.RunWatchSemantics, true},
+		{"WatchSemanticInitialEventsExtended", storagetesting.RunWatchSemanticInitialEventsExtended, true},
+		{"WatchListMatchSingle", storagetesting.RunWatchListMatchSingle, true},
 		// The cacher needs indexes for these three, which do the store no harm.
-		{"NamespaceScopedList", storagetesting.RunTestNamespaceScopedList},
-		{"NamespaceScopedWatch", storagetesting.RunTestNamespaceScopedWatch},
-		{"ClusterScopedWatch", storagetesting.RunTestClusterScopedWatch},
+		{"NamespaceScopedList", storagetesting.RunTestNamespaceScopedList, false},
+		{"NamespaceScopedWatch", storagetesting.RunTestNamespaceScopedWatch, false},
+		{"ClusterScopedWatch", storagetesting.RunTestClusterScopedWatch, false},
 	}
 }
