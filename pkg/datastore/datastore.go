@@ -16,6 +16,7 @@ import (
 	"skiff/pkg/component"
 	"skiff/pkg/datastore/external"
 	"skiff/pkg/datastore/sqlite"
+	"skiff/pkg/status"
 )
 
 // Datastore is a storage backend. Run serves it (or, for an etcd that runs
@@ -69,6 +70,11 @@ type Options struct {
 	// Disposable is for content that nobody would restore: little memory is
 	// used for it, and a damaged SQLite database makes way for an empty one.
 	Disposable bool
+	// Snapshot writes the newest sound snapshot of the SQLite database to a
+	// path, and says which one it is; it is asked when the database is damaged.
+	// It may be nil.
+	Snapshot func(ctx context.Context, to string) (name string, err error)
+	Notes    status.Notes // told what was done to a damaged database; may be nil
 	// BootID identifies the running boot of the kernel, after whose end
 	// unsynced writes are gone; "" asks the kernel.
 	BootID string
@@ -93,7 +99,7 @@ func Open(o Options) (Datastore, error) {
 		}
 		return store{sqlite.New(sqlite.Options{
 			Label: cmp.Or(o.Name, "datastore"), Disposable: o.Disposable, Dir: o.Dir, File: rest, Socket: o.Socket,
-			Durability: durability, Bootstrap: o.Bootstrap, BootID: o.BootID, Logger: o.Logger,
+			Durability: durability, Bootstrap: o.Bootstrap, Snapshot: o.Snapshot, Notes: o.Notes, BootID: o.BootID, Logger: o.Logger,
 		}), local}, nil
 	case "postgres", "postgresql":
 		local.Shared = true

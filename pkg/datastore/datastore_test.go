@@ -3,6 +3,7 @@ package datastore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -212,16 +213,20 @@ func compact(t *testing.T, c *clientv3.Client, rev int64) {
 	}
 }
 
+// TestDamagedDatabase starts a store whose file is not what it was. What can
+// be read is kept; where nothing can, the store refuses to start and changes
+// nothing.
 func TestDamagedDatabase(t *testing.T) {
+	const keys = 50
 	tests := []struct {
 		name   string
 		damage func(path string) error
-		want   string
+		want   string // the error; "" if the store starts
 	}{
 		{"not a database", func(p string) error { return os.WriteFile(p, []byte(strings.Repeat("no database ", 500)), 0o600) }, "is damaged"},
 		{"empty", func(p string) error { return os.Truncate(p, 0) }, "gone or empty"},
 		{"gone", os.Remove, "gone or empty"},
-		{"page overwritten after an unclean stop", func(p string) error {
+		{"index overwritten after an unclean stop", func(p string) error {
 			if err := os.WriteFile(p+"-wal", []byte("rest of a write-ahead log"), 0o600); err != nil {
 				return err
 			}
@@ -229,9 +234,9 @@ func TestDamagedDatabase(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_, err = f.WriteAt([]byte(strings.Repeat("\xff", 2048)), 1024)
+			_, err = f.WriteAt([]byte(strings.Repeat("\xff", 1024)), 2048)
 			return errors.Join(err, f.Close())
-		}, "is damaged"},
+		}, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -239,8 +244,8 @@ func TestDamagedDatabase(t *testing.T) {
 			path := filepath.Join(dir, "db", "state.db")
 			r := start(t, dir)
 			c := r.client(t)
-			for i := range 50 {
-				create(t, c, "/registry/k"+strings.Repeat("k", i), strings.Repeat("v", 300))
+			for i := range keys {
+				create(t, c, fmt.Sprintf("/registry/k/%02d", i), strings.Repeat("v", 300))
 			}
 			if err := r.stop(); err != nil {
 				t.Fatal(err)
@@ -249,6 +254,21 @@ func TestDamagedDatabase(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, beforeErr := os.ReadFile(path)
+			if tt.want == "" {
+				c := start(t, dir).client(t)
+				got, err := c.Get(t.Context(), "/registry/k/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+				if err != nil || got.Count != keys {
+					t.Errorf("after salvage there are %v keys, %v, want %d", got, err, keys)
+				}
+				kept, err := filepath.Glob(path + ".damaged-*Z")
+				if err != nil || len(kept) != 1 {
+					t.Fatalf("kept databases: %v, %v", kept, err)
+				}
+				if data, err := os.ReadFile(kept[0]); err != nil || string(data) != string(before) {
+					t.Errorf("the damaged database was not kept as it was: %v", err)
+				}
+				return
+			}
 			ds, err := Open(Options{Dir: filepath.Join(dir, "db"), Socket: filepath.Join(dir, "s.sock"), Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)

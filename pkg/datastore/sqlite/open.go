@@ -8,18 +8,21 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/mattn/go-sqlite3"
 
+	"skiff/internal/atomicfile"
 	"skiff/internal/lockfile"
 	"skiff/pkg/datastore/repair"
 	"skiff/pkg/datastore/schema"
+	"skiff/pkg/status"
 )
 
 // jump is how far the revision is moved on when revisions may have been lost:
 // more than can have been used between two syncs.
 const jump = 1_000_000
+
+const tableSQL = `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = 'kine'`
 
 // file is the database on disk.
 type file struct {
@@ -28,6 +31,10 @@ type file struct {
 	logger *slog.Logger
 
 	disposable bool // what is lost with it is not worth an interruption
+	notes      status.Notes
+	// snapshot writes the newest sound snapshot to a path and says which one
+	// it is; nil if there are none.
+	snapshot func(ctx context.Context, to string) (string, error)
 }
 
 // marker is a file that says the database has been created, so that its loss
@@ -36,7 +43,7 @@ func (f file) marker() string { return f.path + ".created" }
 
 // acquire makes the directory and takes the database for this process.
 func (f file) acquire() (*lockfile.Lock, error) {
-	if err := os.MkdirAll(filepath.Dir(f.path), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(f.path)); err != nil {
 		return nil, fmt.Errorf("create directory of the database: %w", err)
 	}
 	lock, err := lockfile.Acquire(f.path + ".lock")
@@ -54,6 +61,9 @@ func (f file) acquire() (*lockfile.Lock, error) {
 // file is checked. bootstrap says that the owner will report when the first
 // start is complete.
 func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
+	if err := f.finish(); err != nil {
+		return state{}, err
+	}
 	last, err := f.readState()
 	if err != nil {
 		return state{}, err
@@ -63,10 +73,7 @@ func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
 		return state{}, err
 	}
 	if _, err := os.Stat(f.marker()); err == nil && size.db == 0 {
-		if err := f.replace(ctx, errors.New("it is gone or empty although it has been created before")); err != nil {
-			return state{}, err
-		}
-		size.db = 1
+		return state{}, &repair.DamagedError{Path: f.path, Detail: "it is gone or empty although it has been created before"}
 	}
 	now := state{Boot: f.boot, Open: true, Settled: size.db > 0 || !bootstrap}
 	if last != nil {
@@ -91,13 +98,13 @@ func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
 func (f file) recover(ctx context.Context, last *state) error {
 	f.logger.Info("the database was not closed cleanly, checking it", "file", f.path)
 	if err := repair.Check(ctx, f.path); err != nil {
-		if _, ok := errors.AsType[*repair.DamagedError](err); !ok {
-			return f.explain(err)
-		}
-		return f.replace(ctx, err)
+		return f.explain(err)
 	}
 	if last != nil && last.Boot == f.boot && f.boot != "" {
 		return nil // The kernel has lived on, and with it every write.
+	}
+	if made, err := f.hasTable(); err != nil || !made {
+		return err // Without the table, the first start was cut short before it took a write.
 	}
 	revision, err := repair.Bump(ctx, f.path, jump)
 	if err != nil {
@@ -105,6 +112,20 @@ func (f file) recover(ctx context.Context, last *state) error {
 	}
 	f.logger.Info("the machine was not shut down cleanly: revisions continue above all that may have been in use", "revision", revision)
 	return nil
+}
+
+// hasTable reports whether the table of keys is there.
+func (f file) hasTable() (made bool, err error) {
+	c, err := connect(f.path, "_busy_timeout=30000")
+	if err != nil {
+		return false, f.explain(err)
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	n, err := c.number(tableSQL)
+	if err != nil {
+		return false, f.explain(err)
+	}
+	return n > 0, nil
 }
 
 // create makes what is missing of the schema. A database of K3s has it all.
@@ -129,14 +150,6 @@ func (f file) create() (err error) {
 	return nil
 }
 
-// replace is for a database that cannot be used.
-func (f file) replace(_ context.Context, cause error) error {
-	if strings.HasPrefix(cause.Error(), "it is gone") {
-		return fmt.Errorf("database %s is gone or empty although it has been created before: restore a backup to that place, or move the directory %s away to start with an empty cluster", f.path, filepath.Dir(f.path))
-	}
-	return f.damaged(cause)
-}
-
 // explain turns SQLite's error into one that says which file, and what to do.
 func (f file) explain(err error) error {
 	e, ok := errors.AsType[sqlite3.Error](err)
@@ -144,8 +157,6 @@ func (f file) explain(err error) error {
 		return fmt.Errorf("use database %s: %w", f.path, err)
 	}
 	switch e.Code {
-	case sqlite3.ErrNotADB, sqlite3.ErrCorrupt, sqlite3.ErrFormat:
-		return f.damaged(err)
 	case sqlite3.ErrFull:
 		return fmt.Errorf("write database %s: no space left on the disk: %w", f.path, err)
 	case sqlite3.ErrReadonly, sqlite3.ErrCantOpen, sqlite3.ErrPerm:
@@ -155,7 +166,20 @@ func (f file) explain(err error) error {
 }
 
 func (f file) damaged(err error) error {
-	return fmt.Errorf("database %s is damaged, it has been left as it is: restore a backup to that place, or move the directory %s away to start with an empty cluster: %w", f.path, filepath.Dir(f.path), err)
+	return fmt.Errorf("database %s is damaged and nothing could be saved, it has been left as it is: restore a backup with skiff snapshot restore, or move the directory %s away to start with an empty cluster: %w", f.path, filepath.Dir(f.path), err)
+}
+
+// makeDir makes a directory whose name survives a power cut, whoever made it.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
 // sizes are those of the database and its write-ahead log, 0 if there is none.

@@ -15,6 +15,7 @@ import (
 	"github.com/k3s-io/kine/pkg/server"
 
 	"skiff/pkg/datastore/bridge"
+	"skiff/pkg/status"
 )
 
 // fileName is the database's name in Options.Dir; the same as in K3s.
@@ -33,8 +34,12 @@ type Options struct {
 	Bootstrap bool
 	// Disposable makes a damaged database give way to an empty one.
 	Disposable bool
-	BootID     string // identity of the running boot; "" asks the kernel
-	Logger     *slog.Logger
+	// Snapshot writes the newest sound snapshot of the database to a path, and
+	// says which one it is. It may be nil.
+	Snapshot func(ctx context.Context, to string) (name string, err error)
+	Notes    status.Notes // told what was done to a damaged database; may be nil
+	BootID   string       // identity of the running boot; "" asks the kernel
+	Logger   *slog.Logger
 }
 
 func (o Options) path() string {

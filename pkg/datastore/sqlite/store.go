@@ -56,7 +56,7 @@ var _ server.Backend = (*store)(nil)
 
 // open opens the database and serves it until close.
 func open(ctx context.Context, o Options) (s *store, err error) {
-	f := file{path: o.path(), boot: o.BootID, disposable: o.Disposable, logger: o.Logger}
+	f := file{path: o.path(), boot: o.BootID, disposable: o.Disposable, notes: o.Notes, snapshot: o.Snapshot, logger: o.Logger}
 	if f.boot == "" {
 		f.boot = bootID()
 	}
@@ -76,41 +76,60 @@ func open(ctx context.Context, o Options) (s *store, err error) {
 		closing:     make(chan struct{}),
 		stopped:     make(chan struct{}),
 	}
-	var conns []*conn
 	defer func() {
-		if err == nil {
-			return
+		if err != nil {
+			err = errors.Join(err, lock.Release())
+			s = nil
 		}
-		for _, c := range conns {
-			err = errors.Join(err, c.close())
-		}
-		err = errors.Join(err, lock.Release())
-		s = nil
 	}()
-	st, err := f.prepare(ctx, o.Bootstrap)
+	write, check, err := s.mount(ctx, o)
+	if isDamaged(err) {
+		if err := f.replace(ctx, err); err != nil {
+			return nil, err
+		}
+		write, check, err = s.mount(ctx, o)
+	}
 	if err != nil {
 		return nil, err
 	}
+	s.serve(write, check)
+	return s, nil
+}
+
+// mount opens the file and reads what is kept in memory. On an error nothing
+// is left open.
+func (s *store) mount(ctx context.Context, o Options) (write, check *conn, err error) {
+	st, err := s.file.prepare(ctx, o.Bootstrap)
+	if err != nil {
+		return nil, nil, err
+	}
 	s.settled.Store(st.Settled)
 	s.space.restore()
-	for _, cache := range []int{writerCache, readerCache} {
-		c, err := connect(f.path, fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_busy_timeout=%d&_cache_size=-%d", busyMilliseconds, cache))
+	var conns []*conn
+	defer func() {
 		if err != nil {
-			return nil, f.explain(err)
+			for _, c := range conns {
+				err = errors.Join(err, c.close())
+			}
+		}
+	}()
+	for _, cache := range []int{writerCache, readerCache} {
+		c, err := connect(s.file.path, fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_busy_timeout=%d&_cache_size=-%d", busyMilliseconds, cache))
+		if err != nil {
+			return nil, nil, s.file.explain(err)
 		}
 		conns = append(conns, c)
 		if err := c.script(fmt.Sprintf(`PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = %d`, restartAt)); err != nil {
-			return nil, f.explain(err)
+			return nil, nil, s.file.explain(err)
 		}
 	}
 	if err := s.load(conns[0]); err != nil {
-		return nil, f.explain(err)
+		return nil, nil, s.file.explain(err)
 	}
-	if s.readers, err = openPool(f.path, o.readers()); err != nil {
-		return nil, f.explain(err)
+	if s.readers, err = openPool(s.file.path, o.readers()); err != nil {
+		return nil, nil, s.file.explain(err)
 	}
-	s.serve(conns[0], conns[1])
-	return s, nil
+	return conns[0], conns[1], nil
 }
 
 // serve starts the goroutines that own the two connections.
