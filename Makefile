@@ -93,6 +93,14 @@ conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (r
 bench: bin/skiff ## Measure start time, memory, CPU and writes; prints JSON (root).
 	go run ./test/bench
 
+.PHONY: bench-datastore
+bench-datastore: build/tools/etcd | $(NEEDS) ## Compare etcd, kine and our datastore; BENCH='-rounds 1' etc.
+	go build -o build/tools/datastore-serve ./test/bench/datastore/serve
+	go run ./test/bench/datastore $(BENCH)
+
+build/tools/etcd: tools.mod tools.sum
+	GOFLAGS=-trimpath CGO_ENABLED=0 go build -modfile=tools.mod -o $@ go.etcd.io/etcd/server/v3
+
 # --- checks and generated files ---------------------------------------------------
 .PHONY: lint
 lint: build/tools/golangci-lint | $(NEEDS) ## Run golangci-lint with our rules.
