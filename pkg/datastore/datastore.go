@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"skiff/pkg/component"
 	"skiff/pkg/datastore/external"
 	"skiff/pkg/datastore/sqlite"
@@ -30,6 +32,9 @@ type Datastore interface {
 	// the disk when it returns, and every later write before it is
 	// acknowledged. See Options.Bootstrap.
 	Settle(ctx context.Context) error
+	// Metrics are the figures of the store, valid before Run; none for etcd,
+	// which has its own.
+	Metrics() []prometheus.Collector
 }
 
 // Endpoint says how the API server reaches the store.
@@ -152,6 +157,14 @@ type settler interface{ Settle(context.Context) error }
 func (s store) Settle(ctx context.Context) error {
 	if d, ok := s.driver.(settler); ok {
 		return d.Settle(ctx)
+	}
+	return nil
+}
+
+// Metrics implements Datastore.
+func (s store) Metrics() []prometheus.Collector {
+	if d, ok := s.driver.(interface{ Metrics() []prometheus.Collector }); ok {
+		return d.Metrics()
 	}
 	return nil
 }

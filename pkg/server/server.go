@@ -15,6 +15,7 @@ import (
 	"net/netip"
 
 	"k8s.io/client-go/rest"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"skiff/manifests"
 	"skiff/pkg/component"
@@ -132,8 +133,11 @@ func (s *Server) openDatastore() (err error) {
 		Bootstrap:  true,
 		Logger:     s.o.Logger.With("component", "datastore"),
 	})
-	if err != nil || s.datastore.Endpoint().Shared {
+	if err != nil {
 		return err
+	}
+	if s.datastore.Endpoint().Shared {
+		return s.measure(s.datastore)
 	}
 	s.events, err = datastore.Open(datastore.Options{
 		Name:       "events",
@@ -143,7 +147,22 @@ func (s *Server) openDatastore() (err error) {
 		Disposable: true,
 		Logger:     s.o.Logger.With("component", "events"),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.measure(s.datastore, s.events)
+}
+
+// measure adds the figures of the datastores to the API server's.
+func (s *Server) measure(stores ...datastore.Datastore) error {
+	for _, ds := range stores {
+		for _, c := range ds.Metrics() {
+			if err := legacyregistry.Registerer().Register(c); err != nil {
+				return fmt.Errorf("register the datastore's metrics: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // openAPI makes the API server with its own listener, which is nobody else's

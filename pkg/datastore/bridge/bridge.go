@@ -74,6 +74,7 @@ type Bridge struct {
 	Logger *slog.Logger
 
 	backend atomic.Pointer[server.Backend] // set while the socket is served
+	hub     atomic.Pointer[hub]            // the same
 }
 
 // Name implements component.Component.
@@ -129,6 +130,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	serving.Go(func() { served <- srv.Serve(listener) })
 	b.backend.Store(&backend)
+	b.hub.Store(hub)
 	b.Logger.Debug("datastore is served", "socket", b.Socket)
 
 	select {
@@ -143,6 +145,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	serving.Wait()
 	watches.running.Wait()
 	b.backend.Store(nil)
+	b.hub.Store(nil)
 	if stop != nil {
 		err = errors.Join(err, stop(work))
 	}
@@ -154,7 +157,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 func register(srv *grpc.Server, backend server.Backend, watches *watchServer) {
 	// The interval is for kine's Watch.
 	k := server.New(backend, "unix", 0, etcdVersion)
-	etcdserverpb.RegisterKVServer(srv, &kvServer{KVServerBridge: k, backend: backend})
+	etcdserverpb.RegisterKVServer(srv, &kvServer{KVServerBridge: k, backend: backend, hub: watches.hub})
 	etcdserverpb.RegisterLeaseServer(srv, k)
 	etcdserverpb.RegisterClusterServer(srv, k)
 	etcdserverpb.RegisterMaintenanceServer(srv, k)

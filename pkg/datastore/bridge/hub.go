@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -177,6 +178,20 @@ func (h *hub) remember(e *event) {
 	for _, e := range h.recent {
 		h.bytes += e.size
 	}
+}
+
+// forget drops what is remembered up to a revision, because it has been
+// compacted: a watch that begins there has to be told so.
+func (h *hub) forget(revision int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for n < len(h.recent) && h.recent[n].revision <= revision {
+		h.bytes -= h.recent[n].size
+		n++
+	}
+	h.recent = slices.Delete(h.recent, 0, n)
+	h.floor = max(h.floor, min(revision, h.pos))
 }
 
 // wakeWaiting wakes the streams that owe somebody a progress report.

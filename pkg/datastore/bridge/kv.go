@@ -28,6 +28,7 @@ type kvServer struct {
 	*server.KVServerBridge
 
 	backend server.Backend
+	hub     *hub
 }
 
 var _ etcdserverpb.KVServer = (*kvServer)(nil)
@@ -116,4 +117,13 @@ func (k *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdse
 		return response, nil
 	}
 	return nil, status.FromContextError(ctx.Err()).Err()
+}
+
+// Compact implements etcdserverpb.KVServer.
+func (k *kvServer) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
+	response, err := k.KVServerBridge.Compact(ctx, r)
+	if err == nil {
+		k.hub.forget(r.GetRevision())
+	}
+	return response, err
 }

@@ -52,6 +52,7 @@ func (s *store) compact(ctx context.Context, target int64) error {
 			begin := time.Now()
 			err := w.compactTo(at, to)
 			took = time.Since(begin)
+			s.metrics.compaction.Observe(took.Seconds())
 			return err
 		}); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/k3s-io/kine/pkg/server"
 
@@ -62,6 +63,12 @@ const countOnly = -1
 // the store's revision. An error says server.ErrCompacted or
 // server.ErrFutureRev if the revision cannot be read.
 func (s *store) Range(ctx context.Context, key, end string, limit, revision int64, keysOnly bool) (at int64, kvs []*server.KeyValue, count int64, err error) {
+	begin := time.Now()
+	defer func() {
+		if time.Since(begin) > slowRead {
+			s.metrics.slow.Inc()
+		}
+	}()
 	for {
 		at, kvs, count, err = s.tryRange(ctx, key, end, limit, revision, keysOnly)
 		// What was current has been replaced and compacted since.

@@ -10,9 +10,9 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 
 	"github.com/k3s-io/kine/pkg/server"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"skiff/pkg/datastore/bridge"
 	"skiff/pkg/status"
@@ -60,12 +60,12 @@ func (o Options) readers() int {
 type Component struct {
 	*bridge.Bridge
 
-	store atomic.Pointer[store]
+	metrics *metrics
 }
 
 // New returns a component that serves the database on o.Socket.
 func New(o Options) *Component {
-	c := &Component{}
+	c := &Component{metrics: newMetrics(o.Label)}
 	c.Bridge = &bridge.Bridge{Label: o.Label, Socket: o.Socket, Logger: o.Logger, Open: c.opener(o)}
 	return c
 }
@@ -74,20 +74,27 @@ func New(o Options) *Component {
 // everything that was written is on the disk, and does nothing at later
 // starts.
 func (c *Component) Settle(ctx context.Context) error {
-	s := c.store.Load()
+	s := c.metrics.store.Load()
 	if s == nil {
 		return errClosed
 	}
 	return s.settle(ctx)
 }
 
+// Metrics returns the figures of the store and of its watches.
+func (c *Component) Metrics() []prometheus.Collector {
+	return []prometheus.Collector{c.metrics, c.Bridge.Metrics()}
+}
+
 func (c *Component) opener(o Options) bridge.Opener {
 	return func(ctx context.Context, _ *sync.WaitGroup) (server.Backend, func(context.Context) error, error) {
-		s, err := open(ctx, o)
+		s, err := open(ctx, o, c.metrics)
 		if err != nil {
 			return nil, nil, err
 		}
-		c.store.Store(s)
-		return s, s.close, nil
+		return s, func(ctx context.Context) error {
+			c.metrics.store.Store(nil)
+			return s.close(ctx)
+		}, nil
 	}
 }

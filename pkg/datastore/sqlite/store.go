@@ -27,6 +27,7 @@ type store struct {
 	file       file
 	lock       *lockfile.Lock
 	logger     *slog.Logger
+	metrics    *metrics
 	durability Durability
 	maxKeys    int
 	pageSize   int64
@@ -55,7 +56,7 @@ type store struct {
 var _ server.Backend = (*store)(nil)
 
 // open opens the database and serves it until close.
-func open(ctx context.Context, o Options) (s *store, err error) {
+func open(ctx context.Context, o Options, m *metrics) (s *store, err error) {
 	f := file{path: o.path(), boot: o.BootID, disposable: o.Disposable, notes: o.Notes, snapshot: o.Snapshot, logger: o.Logger}
 	if f.boot == "" {
 		f.boot = bootID()
@@ -65,7 +66,7 @@ func open(ctx context.Context, o Options) (s *store, err error) {
 		return nil, err
 	}
 	s = &store{
-		file: f, lock: lock, logger: o.Logger, durability: o.Durability, maxKeys: maxKeys,
+		file: f, lock: lock, logger: o.Logger, metrics: m, durability: o.Durability, maxKeys: maxKeys,
 		space:       newGuard(f.path, o.Logger),
 		feed:        feed{subs: map[*subscription]struct{}{}},
 		changes:     make(chan *change, batchChanges),
@@ -93,6 +94,7 @@ func open(ctx context.Context, o Options) (s *store, err error) {
 		return nil, err
 	}
 	s.serve(write, check)
+	m.store.Store(s)
 	return s, nil
 }
 

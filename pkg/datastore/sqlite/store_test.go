@@ -24,7 +24,7 @@ func options(dir string) Options {
 
 func openAt(t *testing.T, o Options) *store {
 	t.Helper()
-	s, err := open(t.Context(), o)
+	s, err := open(t.Context(), o, newMetrics("test"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func TestOneProcessAtATime(t *testing.T) {
 	dir := t.TempDir()
 	s := openAt(t, options(dir))
 	defer closeStore(t, s)
-	if _, err := open(context.Background(), options(dir)); err == nil || !strings.Contains(err.Error(), "in use by another skiff") {
+	if _, err := open(context.Background(), options(dir), newMetrics("test")); err == nil || !strings.Contains(err.Error(), "in use by another skiff") {
 		t.Errorf("second open = %v, want that it is in use", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 func openNew(t *testing.T) *store {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	b, err := open(ctx, Options{Dir: t.TempDir(), Durability: Full, Logger: slog.New(slog.DiscardHandler)})
+	b, err := open(ctx, Options{Dir: t.TempDir(), Durability: Full, Logger: slog.New(slog.DiscardHandler)}, newMetrics("test"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,6 +124,7 @@ func (w *writer) commit(batch []*change) {
 		steps, revision, err = w.try(batch)
 	}
 	if err != nil {
+		w.metrics.failed.Inc()
 		batch[0].done <- outcome{err: err}
 		return
 	}
@@ -142,6 +143,8 @@ func (w *writer) commit(batch []*change) {
 
 // committed notes what a commit has to be followed by.
 func (w *writer) committed(steps []step, took time.Duration) {
+	w.metrics.commit.Observe(took.Seconds())
+	w.metrics.batch.Observe(float64(len(steps)))
 	bytes := 0
 	for _, st := range steps {
 		bytes += len(st.value)
