@@ -37,6 +37,9 @@ type Spec struct {
 	Socket     string
 	Durability string
 	BootID     string
+	// Bootstrap is the first start of a cluster. SIGUSR1 says that it is
+	// complete; the victim says "settled" when that is on the disk.
+	Bootstrap bool
 	// Tmpfs, if it is not empty, is the size of a file system that is mounted
 	// over Dir, for this process only.
 	Tmpfs string
@@ -44,7 +47,7 @@ type Spec struct {
 
 // Options are those of the datastore.
 func (s Spec) Options(logger *slog.Logger) datastore.Options {
-	return datastore.Options{Dir: s.Dir, Socket: s.Socket, Logger: logger}
+	return datastore.Options{Dir: s.Dir, Socket: s.Socket, Durability: s.Durability, BootID: s.BootID, Bootstrap: s.Bootstrap, Logger: logger}
 }
 
 // Init must be called early in TestMain. In a victim it does not return.
@@ -85,11 +88,28 @@ func run(s Spec) error {
 			return fmt.Errorf("mount tmpfs: %w", err)
 		}
 	}
-	return Serve(ctx, s.Options(slog.New(slog.NewTextHandler(os.Stderr, nil))), func() { fmt.Println("ready") })
+	return Serve(ctx, s.Options(slog.New(slog.NewTextHandler(os.Stderr, nil))), func(ds datastore.Datastore) {
+		fmt.Println("ready")
+		if !s.Bootstrap {
+			return
+		}
+		done := make(chan os.Signal, 1)
+		signal.Notify(done, syscall.SIGUSR1)
+		select {
+		case <-ctx.Done():
+			return
+		case <-done:
+		}
+		if err := ds.Settle(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "victim: settle:", err)
+			return
+		}
+		fmt.Println("settled")
+	})
 }
 
 // Serve runs a datastore until ctx ends, and calls ready once it answers.
-func Serve(ctx context.Context, o datastore.Options, ready func()) error {
+func Serve(ctx context.Context, o datastore.Options, ready func(datastore.Datastore)) error {
 	ds, err := datastore.Open(o)
 	if err != nil {
 		return err
@@ -106,7 +126,7 @@ func Serve(ctx context.Context, o datastore.Options, ready func()) error {
 			case <-time.After(time.Millisecond):
 			}
 		}
-		ready()
+		ready(ds)
 	})
 	err = ds.Run(ctx)
 	end()
@@ -121,6 +141,8 @@ type Victim struct {
 	stderr syncBuffer
 	exited chan struct{}
 	err    error // valid once exited is closed
+
+	settled chan struct{} // closed once it has said so
 }
 
 // Start starts a victim and waits until its datastore answers. The command is
@@ -130,7 +152,7 @@ func Start(s Spec, start func(*exec.Cmd) error) (*Victim, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Victim{Spec: s, exited: make(chan struct{})}
+	v := &Victim{Spec: s, exited: make(chan struct{}), settled: make(chan struct{})}
 	v.cmd = exec.Command("/proc/self/exe")
 	v.cmd.Env = append(os.Environ(), specVar+"="+string(text))
 	v.cmd.Stderr = &v.stderr
@@ -150,9 +172,13 @@ func Start(s Spec, start func(*exec.Cmd) error) (*Victim, error) {
 	if err := start(v.cmd); err != nil {
 		return nil, err
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	said := bufio.NewReader(out)
+	line, err := said.ReadString('\n')
 	go func() {
-		_, _ = io.Copy(io.Discard, out)
+		if next, _ := said.ReadString('\n'); next == "settled\n" {
+			close(v.settled)
+		}
+		_, _ = io.Copy(io.Discard, said)
 		v.err = v.cmd.Wait()
 		close(v.exited)
 	}()
@@ -177,6 +203,19 @@ func (v *Victim) Kill() {
 	_ = v.cmd.Process.Kill()
 	<-v.exited
 	_ = v.stdin.Close()
+}
+
+// Settle says that the cluster's first start is complete, and returns when
+// what has been written until now is said to be on the disk.
+func (v *Victim) Settle() error {
+	_ = v.cmd.Process.Signal(syscall.SIGUSR1)
+	select {
+	case <-v.settled:
+		return nil
+	case <-v.exited:
+	case <-time.After(30 * time.Second):
+	}
+	return fmt.Errorf("the first start did not come to an end: %s", v.stderr.String())
 }
 
 // Stop ends the process as systemd would.
