@@ -13,7 +13,7 @@ var layers = []struct {
 		"pkg/component", "pkg/process", "pkg/payload", "pkg/applet", "pkg/pki", "pkg/token", "pkg/config",
 		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify",
 	}},
-	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore"}},
+	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore", "pkg/snapshot"}},
 	{"components", 3, []string{"pkg/server/...", "pkg/agent/..."}},
 	{"composition", 4, []string{"pkg/server", "pkg/agent"}},
 	{"management", 5, []string{"pkg/manage"}},

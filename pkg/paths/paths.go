@@ -65,6 +65,23 @@ func (l Layout) EventsSocket() string { return filepath.Join(l.Run, "events.sock
 // ServerEventsDB is the SQLite file of the cluster's events.
 func (l Layout) ServerEventsDB() string { return filepath.Join(l.ServerDB(), "events.db") }
 
+// Snapshots is where snapshots of the server are kept, unless the user wants
+// them elsewhere.
+func (l Layout) Snapshots() string { return filepath.Join(l.Server(), "snapshots") }
+
+// ServerVersion holds the version of the skiff that used the data last.
+func (l Layout) ServerVersion() string { return filepath.Join(l.Server(), "version") }
+
+// ServerRestored is where a server's state is put together before it takes the
+// place of the present one.
+func (l Layout) ServerRestored() string { return l.Server() + ".restored" }
+
+// ServerBeforeRestore is where the state that a restore replaces goes; label
+// tells one from the other.
+func (l Layout) ServerBeforeRestore(label string) string {
+	return l.Server() + ".before-restore-" + label
+}
+
 // Manifests is the directory whose files are applied to the cluster.
 func (l Layout) Manifests() string { return filepath.Join(l.Server(), "manifests") }
 
