@@ -105,6 +105,16 @@ func (b *Bridge) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	err = b.serve(ctx, work, backend)
+	if stop != nil {
+		err = errors.Join(err, stop(work))
+	}
+	return err
+}
+
+// serve serves the backend until ctx ends. When it returns nobody uses the
+// backend any more but what the backend itself has started.
+func (b *Bridge) serve(ctx, work context.Context, backend server.Backend) error {
 	if err := backend.Start(work); err != nil {
 		return fmt.Errorf("start the datastore: %w", err)
 	}
@@ -112,7 +122,11 @@ func (b *Bridge) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	wg.Go(func() { hub.run(work) })
+	following, unfollow := context.WithCancel(work)
+	var hubs sync.WaitGroup
+	defer hubs.Wait()
+	defer unfollow()
+	hubs.Go(func() { hub.run(following) })
 	listener, err := listen(ctx, b.Socket)
 	if err != nil {
 		return err
@@ -146,9 +160,6 @@ func (b *Bridge) Run(ctx context.Context) error {
 	watches.running.Wait()
 	b.backend.Store(nil)
 	b.hub.Store(nil)
-	if stop != nil {
-		err = errors.Join(err, stop(work))
-	}
 	return err
 }
 

@@ -1,7 +1,6 @@
 package sqlite
 
 import (
-	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -12,32 +11,51 @@ import (
 )
 
 const (
-	// checkpointAt is how much is written to the write-ahead log, in bytes,
-	// before it is copied into the database. What is written often is copied
-	// once, so more is better, but it is read again at the start after a
-	// crash.
+	// checkpointAt is how much of the write-ahead log has not been copied into
+	// the database, in bytes, before that is done. What is written often is
+	// copied once, so more is better, but it is read again at the start after
+	// a crash.
 	checkpointAt = 4 << 20
 	// restartAt is the size of the log at which writes wait until it has been
-	// copied and can begin anew. With a batch or two on top it stays below
-	// 16 MiB.
+	// copied and can begin anew. With what is written between two looks it
+	// stays below 16 MiB.
 	restartAt = 8 << 20
-	// restartWait bounds how long writes wait for readers of the log.
-	restartWait = 500 * time.Millisecond
+	// lookEvery is how much is written between two looks at the log's size.
+	lookEvery = 512 << 10
+	// restartWait bounds how long writes wait for readers of the log and for a
+	// copy that is under way, in milliseconds.
+	restartWait = 1000
+
+	// rewindAgain is how soon it is tried again to begin the log anew on a
+	// full disk, when there was no space even for that.
+	rewindAgain = 200 * time.Millisecond
 
 	// rowPages is about how many pages a row changes besides its value's.
 	rowPages = 4
 )
 
-// wrote counts what goes into the log and wakes the checkpointer when it is
-// enough.
-func (w *writer) wrote(rows int64, bytes int) {
-	w.logged += rows*rowPages*w.pageSize + int64(bytes)
-	if w.logged >= checkpointAt {
-		w.logged = 0
+// wrote counts what goes into the log.
+func (w *writer) wrote(rows int64, bytes int) { w.logged += rows*rowPages*w.pageSize + int64(bytes) }
+
+// trim keeps the log short: it wakes the checkpointer, and when that does not
+// keep up with the writes, these wait.
+func (w *writer) trim() {
+	if w.logged < lookEvery {
+		return
+	}
+	w.logged = 0
+	size, copied, err := copyLog(w.db, "NOOP")
+	if err == nil && (size-copied)*w.pageSize >= checkpointAt {
 		select {
 		case w.checkpoints <- struct{}{}:
 		default:
 		}
+	}
+	if err == nil && size*w.pageSize >= restartAt {
+		_, _, err = copyLog(w.db, "RESTART")
+	}
+	if err != nil {
+		w.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 	}
 }
 
@@ -50,29 +68,30 @@ func (s *store) checkpointer(c *conn) {
 			return
 		case <-s.checkpoints:
 		}
-		if err := s.checkpoint(c); err != nil && !errors.Is(err, errClosed) {
+		s.space.restore()
+		if _, _, err := copyLog(c, "PASSIVE"); err != nil {
 			s.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 		}
 	}
 }
 
-// checkpoint copies what is committed. While others write, the log cannot
-// begin anew; when it has become long the writer itself copies the rest.
-func (s *store) checkpoint(c *conn) error {
-	s.space.restore()
-	size, _, err := copyLog(c, "PASSIVE")
-	if err != nil || size*s.pageSize < restartAt {
-		return err
+// rewind lets the log begin anew on a full disk: what is written over its old
+// part needs no space. It reports whether that is worth a try.
+func (w *writer) rewind() bool {
+	if time.Since(w.stuck) < rewindAgain {
+		return false
 	}
-	return s.task(context.Background(), func(w *writer) error {
-		w.logged = 0
-		_, _, err := copyLog(w.db, "RESTART")
-		return err
-	})
+	size, copied, err := copyLog(w.db, "RESTART")
+	if err != nil || copied < size {
+		w.stuck = time.Now()
+		return false
+	}
+	w.logged = 0
+	return true
 }
 
 // copyLog runs a checkpoint and returns how many pages the log has, and how
-// many of them are copied.
+// many of them are copied. Mode NOOP only looks.
 func copyLog(c *conn, mode string) (size, copied int64, err error) {
 	err = c.query(`PRAGMA wal_checkpoint(`+mode+`)`, 3, func(row []driver.Value) error {
 		size, copied = integer(row[1]), integer(row[2])

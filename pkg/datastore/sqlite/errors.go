@@ -31,9 +31,10 @@ func (s *store) wireError(doing string, err error) error {
 	}
 	code := codes.Internal
 	if e, ok := errors.AsType[sqlite3.Error](err); ok {
-		switch e.Code {
-		case sqlite3.ErrFull:
+		if isFull(err) {
 			return s.space.full(err)
+		}
+		switch e.Code {
 		case sqlite3.ErrIoErr, sqlite3.ErrBusy, sqlite3.ErrLocked, sqlite3.ErrCantOpen, sqlite3.ErrReadonly, sqlite3.ErrNomem:
 			code = codes.Unavailable
 		case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
@@ -52,5 +53,5 @@ func (s *store) lost(revision int64) error {
 
 func isFull(err error) bool {
 	e, ok := errors.AsType[sqlite3.Error](err)
-	return ok && e.Code == sqlite3.ErrFull
+	return ok && (e.Code == sqlite3.ErrFull || e.ExtendedCode == sqlite3.ErrIoErrSHMSize) // The second is the log's index.
 }

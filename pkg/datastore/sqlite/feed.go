@@ -60,15 +60,13 @@ func (f *feed) unsubscribe(s *subscription) {
 	delete(f.subs, s)
 }
 
-// run passes on what is queued until ctx ends or the store closes.
-func (s *subscription) run(ctx context.Context, closing <-chan struct{}) {
+// run passes on what is queued until ctx ends.
+func (s *subscription) run(ctx context.Context) {
 	defer close(s.out)
 	defer s.feed.unsubscribe(s)
 	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-closing:
 			return
 		case <-s.wake:
 		}
@@ -82,8 +80,6 @@ func (s *subscription) run(ctx context.Context, closing <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-closing:
-			return
 		case s.out <- events:
 		}
 	}
@@ -92,7 +88,7 @@ func (s *subscription) run(ctx context.Context, closing <-chan struct{}) {
 // Watch implements server.Backend: all events of a range of keys from a
 // revision on, first the past, which has been read when Watch returns and is
 // delivered even if ctx has ended by then, and then what is committed. An
-// empty key means all keys.
+// empty key means all keys. The store does not close before ctx ends.
 func (s *store) Watch(ctx context.Context, key, end string, revision int64) server.WatchResult {
 	errc := make(chan error, 1)
 	s.mu.RLock()
@@ -132,6 +128,6 @@ func (s *store) Watch(ctx context.Context, key, end string, revision int64) serv
 			sub.out <- past
 		}
 	}
-	s.working.Go(func() { sub.run(ctx, s.closing) })
+	s.working.Go(func() { sub.run(ctx) })
 	return server.WatchResult{Events: sub.out, Errorc: errc, CurrentRevision: upTo}
 }

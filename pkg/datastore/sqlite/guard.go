@@ -29,13 +29,17 @@ const (
 // which costs less than the write it guards.
 type guard struct {
 	dir     string
-	reserve string // the file's path
+	reserve string // the file's path, "" if there is none
 	logger  *slog.Logger
 	low     atomic.Bool // has been logged
 }
 
-func newGuard(path string, logger *slog.Logger) *guard {
-	return &guard{dir: filepath.Dir(path), reserve: path + ".reserve", logger: logger}
+func newGuard(f file) *guard {
+	g := &guard{dir: filepath.Dir(f.path), logger: f.logger}
+	if !f.disposable {
+		g.reserve = f.path + ".reserve"
+	}
+	return g
 }
 
 // space is what the file system has.
@@ -87,6 +91,9 @@ func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
 
 // release gives up the reserve. It reports whether there was one.
 func (g *guard) release() bool {
+	if g.reserve == "" {
+		return false
+	}
 	if err := os.Remove(g.reserve); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			g.logger.Warn("the space that was kept in reserve for the datastore cannot be given up", "error", err)
@@ -99,6 +106,9 @@ func (g *guard) release() bool {
 
 // restore makes the reserve if it is missing and there is space for it.
 func (g *guard) restore() {
+	if g.reserve == "" {
+		return
+	}
 	if _, err := os.Stat(g.reserve); err == nil {
 		return
 	}

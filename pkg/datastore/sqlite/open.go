@@ -130,6 +130,14 @@ func (f file) hasTable() (made bool, err error) {
 
 // create makes what is missing of the schema. A database of K3s has it all.
 func (f file) create() (err error) {
+	// SQLite would let everybody read it, and gives its log the same mode.
+	made, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("create database: %w", err)
+	}
+	if err := made.Close(); err != nil {
+		return fmt.Errorf("create database: %w", err)
+	}
 	c, err := connect(f.path, "_synchronous=FULL&_busy_timeout=30000")
 	if err != nil {
 		return f.explain(err)

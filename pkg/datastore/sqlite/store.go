@@ -67,7 +67,7 @@ func open(ctx context.Context, o Options, m *metrics) (s *store, err error) {
 	}
 	s = &store{
 		file: f, lock: lock, logger: o.Logger, metrics: m, durability: o.Durability, maxKeys: maxKeys,
-		space:       newGuard(f.path, o.Logger),
+		space:       newGuard(f),
 		feed:        feed{subs: map[*subscription]struct{}{}},
 		changes:     make(chan *change, batchChanges),
 		tasks:       make(chan task),
@@ -116,7 +116,7 @@ func (s *store) mount(ctx context.Context, o Options) (write, check *conn, err e
 		}
 	}()
 	for _, cache := range []int{writerCache, readerCache} {
-		c, err := connect(s.file.path, fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_busy_timeout=%d&_cache_size=-%d", busyMilliseconds, cache))
+		c, err := connect(s.file.path, fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_busy_timeout=%d&_cache_size=-%d", restartWait, cache))
 		if err != nil {
 			return nil, nil, s.file.explain(err)
 		}

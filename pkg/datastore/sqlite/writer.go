@@ -39,9 +39,10 @@ type writer struct {
 	*store
 
 	db     *conn
-	mode   syncMode // of the connection
-	slow   bool     // a slow sync has been logged
-	logged int64    // bytes that went into the log since it was last copied, roughly
+	mode   syncMode  // of the connection
+	slow   bool      // a slow sync has been logged
+	stuck  time.Time // when the log could not begin anew for lack of space
+	logged int64     // bytes that went into the log since it was last copied, roughly
 }
 
 // step is one change of a batch that applies.
@@ -67,6 +68,7 @@ func (w *writer) run() {
 			w.commit(w.collect(c))
 		case t := <-w.tasks:
 			t.done <- t.do(w)
+			w.trim()
 			// One at a time: changes go first.
 			select {
 			case c := <-w.changes:
@@ -120,7 +122,11 @@ func (w *writer) commit(batch []*change) {
 		}
 		return
 	}
+	if isFull(err) && w.rewind() {
+		steps, revision, err = w.try(batch)
+	}
 	if isFull(err) && w.space.release() {
+		w.rewind()
 		steps, revision, err = w.try(batch)
 	}
 	if err != nil {
@@ -139,6 +145,7 @@ func (w *writer) commit(batch []*change) {
 			c.done <- outcome{revision: revision}
 		}
 	}
+	w.trim()
 }
 
 // committed notes what a commit has to be followed by.
