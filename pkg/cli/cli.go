@@ -77,17 +77,23 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:                    rootAction,
 	}
 	app.Commands = []*cli.Command{
-		serverCommand(), statusCommand(), configCommand(), versionCommand(), completionCommand(), docsCommand(),
+		serverCommand(), statusCommand(), snapshotCommand(), configCommand(), versionCommand(), completionCommand(), docsCommand(),
 	}
 	for _, a := range applet.Table() {
 		// Applets never get here, since main dispatches them; this is for help.
 		app.Commands = append(app.Commands, &cli.Command{Name: a.Name, Usage: a.Usage, Hidden: a.Hidden, Category: "Bundled tools", SkipFlagParsing: true})
 	}
-	for _, c := range app.Commands {
+	uniform(app.Commands)
+	return app
+}
+
+// uniform makes commands and what is below them behave alike.
+func uniform(commands []*cli.Command) {
+	for _, c := range commands {
 		c.OnUsageError = usageError
 		c.HideHelpCommand = true
+		uniform(c.Subcommands)
 	}
-	return app
 }
 
 // rootAction runs when no command was recognised.

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"skiff/pkg/paths"
 )
 
 func completionCommand() *cli.Command {
@@ -47,6 +49,8 @@ type completionWord struct {
 	name, usage string
 	flags       []cli.Flag
 	arguments   []string
+	directory   string // whose files are arguments, too
+	below       []completionWord
 }
 
 // completionWords lists what is offered. The scripts contain it all, because
@@ -59,8 +63,15 @@ func completionWords(commands []*cli.Command) []completionWord {
 			continue
 		}
 		w := completionWord{name: c.Name, usage: c.Usage, flags: c.Flags}
-		if c.Name == "completion" {
+		switch c.Name {
+		case "completion":
 			w.arguments = []string{"bash", "zsh", "fish"}
+		case "verify", "delete", "restore": // of snapshots
+			w.directory = paths.New(paths.DefaultData).Snapshots()
+		}
+		w.below = completionWords(c.Subcommands)
+		for _, b := range w.below {
+			w.arguments = append(w.arguments, b.name)
 		}
 		words = append(words, w)
 	}
@@ -74,13 +85,10 @@ func bashCompletion(words []completionWord) string {
 		if w.name == "kubectl" {
 			continue
 		}
-		offered := append([]string{}, w.arguments...)
-		for _, f := range w.flags {
-			offered = append(offered, "--"+f.Names()[0])
+		for _, b := range w.below {
+			cases.WriteString(bashCase(w.name+" "+b.name, b))
 		}
-		if len(offered) > 0 {
-			fmt.Fprintf(&cases, "    %s) words=%q ;;\n", w.name, strings.Join(offered, " "))
-		}
+		cases.WriteString(bashCase(w.name, w))
 	}
 	return fmt.Sprintf(`# Completion of skiff for bash; "skiff completion bash" prints it.
 _skiff() {
@@ -90,8 +98,8 @@ _skiff() {
     COMPREPLY=($(compgen -W "%s" -- "$cur"))
     return
   fi
-  case "${COMP_WORDS[1]}" in
-    kubectl)
+  case "${COMP_WORDS[*]:1:COMP_CWORD-1} " in
+    "kubectl "*)
       while IFS= read -r line; do
         case "$line" in :*) continue ;; esac
         case "$line" in "$cur"*) COMPREPLY+=("$line") ;; esac
@@ -107,6 +115,21 @@ complete -F _skiff skiff
 `, strings.TrimSpace(names.String()), cases.String())
 }
 
+// bashCase offers what may follow the words of a command.
+func bashCase(command string, w completionWord) string {
+	offered := append([]string{}, w.arguments...)
+	for _, f := range w.flags {
+		offered = append(offered, "--"+f.Names()[0])
+	}
+	switch text := strings.Join(offered, " "); {
+	case w.directory != "":
+		return fmt.Sprintf("    \"%s \"*) words=\"%s $(ls %s 2>/dev/null)\" ;;\n", command, text, w.directory)
+	case text != "":
+		return fmt.Sprintf("    \"%s \"*) words=%q ;;\n", command, text)
+	}
+	return ""
+}
+
 func fishCompletion(words []completionWord) string {
 	var b strings.Builder
 	b.WriteString("# Completion of skiff for fish; \"skiff completion fish\" prints it.\n")
@@ -117,20 +140,31 @@ func fishCompletion(words []completionWord) string {
 		for _, a := range w.arguments {
 			fmt.Fprintf(&b, "complete -c skiff -f -n %s -a %s\n", seen, a)
 		}
-		for _, f := range w.flags {
-			fmt.Fprintf(&b, "complete -c skiff -n %s -l %s", seen, f.Names()[0])
-			if d, ok := f.(cli.DocGenerationFlag); ok {
-				if d.TakesValue() {
-					b.WriteString(" -r")
-				}
-				fmt.Fprintf(&b, " -d %s", fishQuote(d.GetUsage()))
+		fishFlags(&b, seen, w.flags)
+		for _, sub := range w.below {
+			both := fmt.Sprintf("'__fish_seen_subcommand_from %s; and __fish_seen_subcommand_from %s'", w.name, sub.name)
+			fishFlags(&b, both, sub.flags)
+			if sub.directory != "" {
+				fmt.Fprintf(&b, "complete -c skiff -n %s -a '(ls %s 2>/dev/null)'\n", both, sub.directory)
 			}
-			b.WriteString("\n")
 		}
 	}
 	b.WriteString("complete -c skiff -f -n '__fish_seen_subcommand_from kubectl' " +
 		"-a '(skiff kubectl __complete (commandline -opc)[3..] (commandline -ct) 2>/dev/null | string match -v \":*\")'\n")
 	return b.String()
+}
+
+func fishFlags(b *strings.Builder, when string, flags []cli.Flag) {
+	for _, f := range flags {
+		fmt.Fprintf(b, "complete -c skiff -n %s -l %s", when, f.Names()[0])
+		if d, ok := f.(cli.DocGenerationFlag); ok {
+			if d.TakesValue() {
+				b.WriteString(" -r")
+			}
+			fmt.Fprintf(b, " -d %s", fishQuote(d.GetUsage()))
+		}
+		b.WriteString("\n")
+	}
 }
 
 func fishQuote(s string) string {

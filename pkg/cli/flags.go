@@ -59,6 +59,11 @@ func load(c *cli.Context, role config.Role) (config.Completed, config.Origins, e
 	if err := noArguments(c); err != nil {
 		return config.Completed{}, nil, err
 	}
+	return loadOptions(c, role)
+}
+
+// loadOptions is load for commands that have arguments.
+func loadOptions(c *cli.Context, role config.Role) (config.Completed, config.Origins, error) {
 	cfg, origins, err := config.Load(role, config.Input{Flags: flagValues(c, role), Environ: os.Environ()})
 	if err != nil {
 		return config.Completed{}, nil, usage(err)

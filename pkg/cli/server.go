@@ -20,6 +20,7 @@ import (
 	"skiff/pkg/log"
 	"skiff/pkg/notify"
 	"skiff/pkg/preflight"
+	"skiff/pkg/server"
 	"skiff/pkg/status"
 	"skiff/pkg/version"
 )
@@ -76,6 +77,9 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
 		Source: g, Notes: notes, Logger: logger.With("component", "status"),
 	})
+	if err := server.Prepare(ctx, cfg, notes, logger.With("component", "snapshots")); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failures := make(chan error, 1)

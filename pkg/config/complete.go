@@ -48,7 +48,7 @@ func (c *Config) Complete(role Role, f Facts) (Completed, error) {
 }
 
 func (d *completed) completePaths(f Facts) {
-	for _, p := range []*string{&d.DataDir, &d.Log.File, &d.Node.ResolvConf, &d.Node.PrivateRegistry, &d.Server.WriteKubeconfig} {
+	for _, p := range []*string{&d.DataDir, &d.Log.File, &d.Node.ResolvConf, &d.Node.PrivateRegistry, &d.Server.WriteKubeconfig, &d.Server.SnapshotDir} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(f.WorkingDir, *p)
 		}
@@ -56,6 +56,9 @@ func (d *completed) completePaths(f Facts) {
 	d.Paths = paths.New(d.DataDir)
 	if d.Server.WriteKubeconfig == "" {
 		d.Server.WriteKubeconfig = d.Paths.AdminKubeconfig()
+	}
+	if d.Server.SnapshotDir == "" {
+		d.Server.SnapshotDir = d.Paths.Snapshots()
 	}
 	if d.Node.PrivateRegistry == "" {
 		d.Node.PrivateRegistry = d.Paths.RegistriesFile()

@@ -72,6 +72,9 @@ type Server struct {
 	TLSSAN              []string      // extra names and addresses in the serving certificate
 	DatastoreEndpoint   string        // "" means SQLite below the data directory
 	DatastoreDurability string        // "full", "balanced", "relaxed"; "" means full
+	SnapshotInterval    time.Duration // 0 means no scheduled snapshots
+	SnapshotKeep        int           // how many scheduled snapshots are kept
+	SnapshotDir         string        // default paths.Layout.Snapshots
 	WriteKubeconfig     string        // default paths.Layout.AdminKubeconfig
 	WriteKubeconfigMode string        // octal file mode, default 0600
 	Disable             []string      // names of bundled parts and manifests to leave out

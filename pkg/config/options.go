@@ -46,6 +46,8 @@ func Default() *Config {
 			Port:                6443,
 			WriteKubeconfigMode: "0600",
 			LeafLifetime:        365 * 24 * time.Hour,
+			SnapshotInterval:    12 * time.Hour,
+			SnapshotKeep:        5,
 		},
 	}
 }
@@ -199,6 +201,22 @@ func serverOptions() []Option {
 			Usage:       "when a write to the SQLite datastore is on the disk: full (before it is acknowledged), balanced (within 100 ms) or relaxed (when the operating system thinks fit, as in K3s)",
 			DefaultText: "full",
 			Bind:        func(c *Config) Value { return stringValue(&c.Server.DatastoreDurability) },
+		},
+		{
+			Name:  "snapshot-interval",
+			Usage: "make a snapshot of the server (SQLite datastore, certificates, token, configuration) this often; 0 for never",
+			Bind:  func(c *Config) Value { return durationValue(&c.Server.SnapshotInterval) },
+		},
+		{
+			Name:  "snapshot-keep",
+			Usage: "how many of the snapshots made at the interval are kept",
+			Bind:  func(c *Config) Value { return intValue(&c.Server.SnapshotKeep) },
+		},
+		{
+			Name:        "snapshot-dir",
+			Usage:       "keep snapshots in this directory; one on another disk survives this one",
+			DefaultText: "server/snapshots below the data directory",
+			Bind:        func(c *Config) Value { return stringValue(&c.Server.SnapshotDir) },
 		},
 		{
 			Name:  "disable",

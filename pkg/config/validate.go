@@ -9,7 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// minSnapshotInterval leaves the server time for something else.
+const minSnapshotInterval = 10 * time.Second
 
 // problems collects what is wrong with a configuration, in the words a person
 // sees: which option, which value, why.
@@ -88,6 +92,12 @@ func (d *completed) validateServer(p *problems) {
 	}
 	if d, all := s.DatastoreDurability, []string{"full", "balanced", "relaxed"}; d != "" && !slices.Contains(all, d) {
 		p.add("datastore-durability", d, "want one of %s%s", strings.Join(all, ", "), didYouMean(d, all))
+	}
+	if i := s.SnapshotInterval; i < 0 || i > 0 && i < minSnapshotInterval {
+		p.add("snapshot-interval", i, "want a time of at least %s, or 0 for no snapshots", minSnapshotInterval)
+	}
+	if s.SnapshotKeep < 1 {
+		p.add("snapshot-keep", s.SnapshotKeep, "want at least 1; --snapshot-interval=0 makes no snapshots")
 	}
 	for _, name := range s.Disable {
 		if strings.Contains(name, "/") {

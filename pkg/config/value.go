@@ -89,6 +89,27 @@ func daysValue(p *time.Duration) Value {
 	return scalar(KindNumber, set, func() string { return strconv.Itoa(int(*p / day)) })
 }
 
+func durationValue(p *time.Duration) Value {
+	set := func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return errors.New("want a time like 90m or 12h")
+		}
+		*p = d
+		return nil
+	}
+	get := func() string {
+		s := p.String() // "12h0m0s"
+		for _, zero := range []string{"m0s", "h0m"} {
+			if strings.HasSuffix(s, zero) {
+				s = s[:len(s)-2]
+			}
+		}
+		return s
+	}
+	return scalar(KindString, set, get)
+}
+
 func addrValue(p *netip.Addr) Value {
 	set := func(s string) error {
 		a, err := parseAddr(s)

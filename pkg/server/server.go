@@ -230,6 +230,7 @@ func (s *Server) AddTo(g *component.Group) Refs {
 		Loopback: s.api.Loopback, OwnNode: own, Logger: logger("node-controller"),
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
+	s.addSnapshots(g, r.API, logger("snapshots"))
 	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))
 	for _, a := range s.added {
 		a.addTo(g, r)
