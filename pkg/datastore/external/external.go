@@ -34,7 +34,7 @@ const (
 	idleTime     = 5 * time.Minute
 	lifetime     = time.Hour // A failover or a proxy may want them to move.
 	dialTimeout  = 10 * time.Second
-	retryPause   = time.Second
+	retryPause   = 500 * time.Millisecond
 	reminder     = 15 * time.Second
 	silenceLimit = 15 * time.Second
 )
@@ -46,7 +46,7 @@ type database interface {
 	// where names the server and database, without the password.
 	where() string
 	// explain says what is wrong and what to do, and whether waiting could
-	// help. It is false for missing when the database is there.
+	// help.
 	explain(err error) problem
 	// create makes the database.
 	create(ctx context.Context) error
@@ -132,12 +132,14 @@ func (o opener) connect(ctx context.Context, pool *sql.DB) error {
 		p := o.db.explain(err)
 		switch {
 		case p.missing && !created:
-			if err := o.db.create(ctx); err != nil {
+			if err = o.db.create(ctx); err == nil {
+				o.logger.Info("the database has been created", "database", o.db.where())
+				created = true
+				continue
+			}
+			if o.db.explain(err).fatal {
 				return fmt.Errorf("there is no such database, and it cannot be created: have it created, or allow the user to: %w", err)
 			}
-			o.logger.Info("the database has been created", "database", o.db.where())
-			created = true
-			continue
 		case p.fatal && p.advice != "":
 			return fmt.Errorf("%s: %w", p.advice, err)
 		case p.fatal:

@@ -128,17 +128,20 @@ func (m *mariadb) options(ctx context.Context, db *sql.DB, fresh bool, o *shared
 			return fmt.Errorf("make keys differ by case: %w", err)
 		}
 	}
-	var version string
-	if err := db.QueryRowContext(ctx, `SELECT VERSION()`).Scan(&version); err != nil {
+	var version, format string
+	var logged bool
+	if err := db.QueryRowContext(ctx, `SELECT VERSION(), @@GLOBAL.log_bin, @@SESSION.binlog_format`).Scan(&version, &logged, &format); err != nil {
 		return fmt.Errorf("ask for the server's version: %w", err)
+	}
+	if logged && format == "STATEMENT" {
+		return errors.New("the server's binlog_format is STATEMENT, with which it refuses concurrent writers: set it to MIXED or ROW")
 	}
 	o.Dialect = shared.MySQL(strings.Contains(version, "MariaDB"))
 	return nil
 }
 
 // readCommitted opens connections whose statements do not lock the gaps
-// between keys: writers of neighbouring keys would stop each other. A server
-// that logs statements instead of rows cannot do that.
+// between keys: writers of neighbouring keys would stop each other.
 type readCommitted struct{ driver.Connector }
 
 // Connect implements driver.Connector.

@@ -48,7 +48,7 @@ func (p postgres) command(s *Server) *exec.Cmd {
 		program = "postgres" // Fails with a clear message.
 	}
 	return exec.Command(program, "-D", s.path("data"), "-p", strconv.Itoa(s.port), "-h", "127.0.0.1", "-k", s.dir,
-		"-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "max_connections=60", "-c", "autovacuum_naptime=5s")
+		"-c", "fsync=off", "-c", "shared_buffers=32MB", "-c", "max_connections=400", "-c", "autovacuum_naptime=5s")
 }
 
 // stopSignal is Postgres' fast shutdown: transactions are rolled back.
