@@ -114,7 +114,7 @@ func (s *survey) write(ctx context.Context, path string) (newest map[string]vers
 	// Nobody reads the file before it is whole and synced.
 	db := open(path, "mode=rw&_synchronous=OFF&_journal_mode=OFF")
 	defer func() { err = errors.Join(err, db.Close()) }()
-	for _, stmt := range append([]string{fmt.Sprintf("PRAGMA page_size = %d", schema.PageSize)}, schema.Statements...) {
+	for _, stmt := range slices.Concat(schema.Settings, schema.Statements) {
 		if _, err := db.ExecContext(ctx, stmt); err != nil {
 			return nil, explain("write", path, err)
 		}

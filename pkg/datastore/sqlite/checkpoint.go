@@ -26,6 +26,9 @@ const (
 	// copy that is under way, in milliseconds.
 	restartWait = 1000
 
+	// shortLog is how much is written to the log before it is copied while the
+	// disk is full.
+	shortLog = 256 << 10
 	// rewindAgain is how soon it is tried again to begin the log anew on a
 	// full disk, when there was no space even for that.
 	rewindAgain = 200 * time.Millisecond
@@ -40,6 +43,10 @@ func (w *writer) wrote(rows int64, bytes int) { w.logged += rows*rowPages*w.page
 // trim keeps the log short: it wakes the checkpointer, and when that does not
 // keep up with the writes, these wait.
 func (w *writer) trim() {
+	if w.space.spent.Load() {
+		w.economize()
+		return
+	}
 	if w.logged < lookEvery {
 		return
 	}
@@ -73,6 +80,17 @@ func (s *store) checkpointer(c *conn) {
 			s.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 		}
 	}
+}
+
+// economize leaves what was the reserve to the database, where it lasts: the
+// log is copied early, and does not grow.
+func (w *writer) economize() {
+	if w.logged < shortLog {
+		return
+	}
+	w.logged = 0
+	w.rewind()
+	w.space.restore()
 }
 
 // rewind lets the log begin anew on a full disk: what is written over its old

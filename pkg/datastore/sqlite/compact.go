@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"database/sql/driver"
+	"fmt"
 	"time"
 
 	"github.com/k3s-io/kine/pkg/server"
@@ -65,6 +67,9 @@ func (s *store) compact(ctx context.Context, target int64) error {
 			slice = min(sliceMax, 2*slice)
 		}
 	}
+	if err := s.shrink(ctx); err != nil {
+		return err
+	}
 	s.logger.Debug("history has been compacted", "from", from, "to", target, "after", time.Since(begin))
 	return nil
 }
@@ -123,4 +128,47 @@ func (s *store) task(ctx context.Context, do func(*writer) error) error {
 	default:
 		return errClosed
 	}
+}
+
+const (
+	// A file with more free pages than one in freeShare, and more than
+	// freePages, gives them back, shrinkPages at a time.
+	freeShare   = 4
+	freePages   = 4096
+	shrinkPages = 256
+)
+
+// shrink gives free pages at the end of the file back to the file system. In a
+// database of K3s that is impossible, and changes nothing.
+func (s *store) shrink(ctx context.Context) error {
+	for {
+		var more bool
+		if err := s.task(ctx, func(w *writer) (err error) {
+			more, err = w.shrink()
+			return err
+		}); err != nil || !more {
+			return err
+		}
+	}
+}
+
+func (w *writer) shrink() (more bool, err error) {
+	pages, err := w.db.number(`PRAGMA page_count`)
+	if err != nil {
+		return false, err
+	}
+	free, err := w.db.number(`PRAGMA freelist_count`)
+	if err != nil || free <= freePages || free*freeShare <= pages {
+		return false, err
+	}
+	if err := w.setMode(syncNormal); err != nil {
+		return false, err
+	}
+	err = w.db.query(fmt.Sprintf(`PRAGMA incremental_vacuum(%d)`, shrinkPages), 0, func([]driver.Value) error { return nil })
+	w.wrote(shrinkPages/rowPages, 0)
+	if err != nil {
+		return false, err
+	}
+	left, err := w.db.number(`PRAGMA page_count`)
+	return err == nil && left < pages, err
 }

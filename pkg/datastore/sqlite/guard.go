@@ -32,6 +32,7 @@ type guard struct {
 	reserve string // the file's path, "" if there is none
 	logger  *slog.Logger
 	low     atomic.Bool // has been logged
+	spent   atomic.Bool // the reserve has been given up, and there is no new one
 }
 
 func newGuard(f file) *guard {
@@ -100,6 +101,7 @@ func (g *guard) release() bool {
 		}
 		return false
 	}
+	g.spent.Store(true)
 	g.logger.Error("the disk of the datastore is full; the space kept in reserve is used now", "directory", g.dir)
 	return true
 }
@@ -118,7 +120,9 @@ func (g *guard) restore() {
 	}
 	if err := allocate(g.reserve, sp.reserve); err != nil {
 		g.logger.Warn("no space could be kept in reserve for the datastore", "file", filepath.Base(g.reserve), "error", err)
+		return
 	}
+	g.spent.Store(false)
 }
 
 func allocate(path string, size int64) (err error) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/mattn/go-sqlite3"
 
@@ -143,8 +144,7 @@ func (f file) create() (err error) {
 		return f.explain(err)
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	stmts := []string{fmt.Sprintf(`PRAGMA page_size = %d`, schema.PageSize)}
-	stmts = append(stmts, schema.Statements...)
+	stmts := slices.Concat(schema.Settings, schema.Statements)
 	// Only after the schema: the page size is fixed when the first page is
 	// written or write-ahead mode is entered.
 	for _, s := range append(stmts, `PRAGMA journal_mode = WAL`) {

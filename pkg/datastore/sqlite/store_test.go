@@ -397,3 +397,30 @@ func TestModes(t *testing.T) {
 		})
 	}
 }
+
+// TestFileBecomesSmaller removes most of what was in a database.
+func TestFileBecomesSmaller(t *testing.T) {
+	s := openAt(t, options(t.TempDir()))
+	for i := range 600 {
+		if _, err := s.Create(t.Context(), fmt.Sprintf("/k/%d", i), []byte(strings.Repeat("v", 20_000)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 550 {
+		if _, _, ok, err := s.Delete(t.Context(), fmt.Sprintf("/k/%d", i), 0); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+	}
+	at, err := s.CurrentRevision(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Compact(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s)
+	size, err := sizeOf(s.file.path)
+	if err != nil || size > 7_000_000 {
+		t.Errorf("the file has %d bytes, %v, want less than the 12 MB that were in it", size, err)
+	}
+}

@@ -126,6 +126,7 @@ func (w *writer) commit(batch []*change) {
 		steps, revision, err = w.try(batch)
 	}
 	if isFull(err) && w.space.release() {
+		w.stuck = time.Time{}
 		w.rewind()
 		steps, revision, err = w.try(batch)
 	}
