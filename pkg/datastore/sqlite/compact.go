@@ -52,11 +52,14 @@ func (s *store) compact(ctx context.Context, target int64) error {
 		var took time.Duration
 		if err := s.task(ctx, func(w *writer) error {
 			begin := time.Now()
-			err := w.compactTo(at, to)
+			err := w.squeeze(func() error { return w.compactTo(at, to) })
 			took = time.Since(begin)
 			s.metrics.compaction.Observe(took.Seconds())
 			return err
-		}); err != nil {
+		}); isFull(err) && slice > sliceMin {
+			slice = max(sliceMin, slice/4) // Less at a time needs less space.
+			continue
+		} else if err != nil {
 			return err
 		}
 		at = to

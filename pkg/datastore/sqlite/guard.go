@@ -32,7 +32,7 @@ type guard struct {
 	reserve string // the file's path, "" if there is none
 	logger  *slog.Logger
 	low     atomic.Bool // has been logged
-	spent   atomic.Bool // the reserve has been given up, and there is no new one
+	spent   atomic.Bool // there is no reserve, for lack of space
 }
 
 func newGuard(f file) *guard {
@@ -115,14 +115,16 @@ func (g *guard) restore() {
 		return
 	}
 	sp, err := g.look()
-	if err != nil || sp.free < sp.keep+2*sp.reserve {
+	if err != nil {
+		return
+	}
+	g.spent.Store(sp.free < sp.keep+2*sp.reserve)
+	if g.spent.Load() {
 		return
 	}
 	if err := allocate(g.reserve, sp.reserve); err != nil {
 		g.logger.Warn("no space could be kept in reserve for the datastore", "file", filepath.Base(g.reserve), "error", err)
-		return
 	}
-	g.spent.Store(false)
 }
 
 func allocate(path string, size int64) (err error) {

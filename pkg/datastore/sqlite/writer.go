@@ -115,20 +115,20 @@ func (w *writer) collect(first *change) []*change {
 // tried alone: one that cannot be made must not take the others with it.
 func (w *writer) commit(batch []*change) {
 	begin := time.Now()
-	steps, revision, err := w.try(batch)
-	if err != nil && len(batch) > 1 {
+	var steps []step
+	var revision int64
+	try := func() (err error) {
+		steps, revision, err = w.try(batch)
+		return err
+	}
+	var err error
+	if len(batch) == 1 {
+		err = w.squeeze(try)
+	} else if err = try(); err != nil {
 		for _, c := range batch {
 			w.commit([]*change{c})
 		}
 		return
-	}
-	if isFull(err) && w.rewind() {
-		steps, revision, err = w.try(batch)
-	}
-	if isFull(err) && w.space.release() {
-		w.stuck = time.Time{}
-		w.rewind()
-		steps, revision, err = w.try(batch)
 	}
 	if err != nil {
 		w.metrics.failed.Inc()
@@ -147,6 +147,20 @@ func (w *writer) commit(batch []*change) {
 		}
 	}
 	w.trim()
+}
+
+// squeeze does what needs space on the disk. If there is none, it makes some.
+func (w *writer) squeeze(do func() error) error {
+	err := do()
+	if isFull(err) && w.rewind() {
+		err = do()
+	}
+	if isFull(err) && w.space.release() {
+		w.stuck = time.Time{}
+		w.rewind()
+		err = do()
+	}
+	return err
 }
 
 // committed notes what a commit has to be followed by.
