@@ -40,9 +40,8 @@ type Spec struct {
 	// Bootstrap is the first start of a cluster. SIGUSR1 says that it is
 	// complete; the victim says "settled" when that is on the disk.
 	Bootstrap bool
-	// Tmpfs, if it is not empty, is the size of a file system that is mounted
-	// over Dir, for this process only.
-	Tmpfs string
+	// Room is the process that holds the mounts to run with, 0 for the test's.
+	Room int
 }
 
 // Options are those of the datastore.
@@ -52,6 +51,7 @@ func (s Spec) Options(logger *slog.Logger) datastore.Options {
 
 // Init must be called early in TestMain. In a victim it does not return.
 func Init() {
+	keepRoom()
 	text := os.Getenv(specVar)
 	if text == "" {
 		return
@@ -77,17 +77,6 @@ func run(s Spec) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(2)
 	}()
-	if s.Tmpfs != "" {
-		if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-			return err
-		}
-		if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("make mounts private: %w", err)
-		}
-		if err := syscall.Mount("tmpfs", s.Dir, "tmpfs", 0, "mode=700,size="+s.Tmpfs); err != nil {
-			return fmt.Errorf("mount tmpfs: %w", err)
-		}
-	}
 	return Serve(ctx, s.Options(slog.New(slog.NewTextHandler(os.Stderr, nil))), func(ds datastore.Datastore) {
 		fmt.Println("ready")
 		if !s.Bootstrap {
@@ -153,12 +142,17 @@ func Start(s Spec, start func(*exec.Cmd) error) (*Victim, error) {
 		return nil, err
 	}
 	v := &Victim{Spec: s, exited: make(chan struct{}), settled: make(chan struct{})}
-	v.cmd = exec.Command("/proc/self/exe")
+	args := []string{"/proc/self/exe"}
+	if s.Room != 0 {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		args = []string{"nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", s.Room), self}
+	}
+	v.cmd = exec.Command(args[0], args[1:]...)
 	v.cmd.Env = append(os.Environ(), specVar+"="+string(text))
 	v.cmd.Stderr = &v.stderr
-	if s.Tmpfs != "" {
-		v.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	}
 	if v.stdin, err = v.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
