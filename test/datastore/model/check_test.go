@@ -47,10 +47,6 @@ func (r *runner) checkReads(t *testing.T, ops []op) {
 			continue
 		}
 		switch o.kind {
-		case create:
-			if !o.applied && r.history.at(o.key, o.revision) == (pair{}) {
-				t.Fatalf("create of %q was refused at %d, where it does not exist", o.key, o.revision)
-			}
 		case update, remove:
 			if o.applied {
 				if before := r.history.at(o.key, o.revision-1); before.mod != o.expect {
@@ -84,7 +80,10 @@ func (r *runner) checkRange(t *testing.T, o op) {
 	if o.revision < at {
 		t.Fatalf("%s: the header is older than what is read", name)
 	}
-	if o.count != int64(len(keys)) {
+	// A database server counts in a second query; if the revision has been
+	// compacted in between it only says that there are more.
+	estimated := !r.dense && o.at > 0 && o.at < r.compacted.mayBe() && o.more && o.count == o.limit+1
+	if o.count != int64(len(keys)) && !estimated {
 		t.Fatalf("%s: count %d, want %d", name, o.count, len(keys))
 	}
 	more := false
@@ -137,6 +136,10 @@ func (r *runner) checkRealTime(t *testing.T, ops []op) {
 		if o.revision < known.revision || (o.applied && o.revision == known.revision) {
 			t.Fatalf("%s %q of client %d was answered at %d, after client %d had been answered %s %q at %d",
 				o.kind, o.key, o.client, o.revision, known.client, known.kind, known.key, known.revision)
+		}
+		// The header of a refused create may be newer than what refused it.
+		if o.kind == create && !o.applied && !r.history.existed(o.key, known.revision, o.revision) {
+			t.Fatalf("create of %q was refused at %d, but it did not exist since %d", o.key, o.revision, known.revision)
 		}
 	}
 }

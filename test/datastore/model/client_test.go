@@ -67,6 +67,7 @@ type client struct {
 	rand      *rand.Rand
 	seen      func() int64 // how far the watch that writes the history is
 	compacted *compaction
+	keys      []string
 
 	ops       []op
 	known     map[string]int64 // key to the revision last heard of
@@ -75,9 +76,8 @@ type client struct {
 }
 
 func (c *client) work(ctx context.Context, t *testing.T) {
-	all := keys()
 	for n := 0; ctx.Err() == nil; n++ {
-		o := op{client: c.id, key: all[c.rand.IntN(len(all))], compactedBefore: c.compacted.acked()}
+		o := op{client: c.id, key: c.keys[c.rand.IntN(len(c.keys))], compactedBefore: c.compacted.acked()}
 		switch p := c.rand.IntN(100); {
 		case p < 20:
 			o.kind, o.value = create, value(c.rand, c.id, n)
@@ -93,7 +93,7 @@ func (c *client) work(ctx context.Context, t *testing.T) {
 				o.at = c.past()
 			}
 		case p < 98 || c.id != 0:
-			c.listing(&o, all)
+			c.listing(&o)
 		default:
 			o.kind, o.at = compact, c.seen()-int64(c.rand.IntN(50))
 		}
@@ -122,7 +122,7 @@ func (c *client) past() int64 {
 }
 
 // listing makes up a list, or continues one.
-func (c *client) listing(o *op, all []string) {
+func (c *client) listing(o *op) {
 	if c.rest != nil {
 		*o = *c.rest
 		o.compactedBefore = c.compacted.acked()
@@ -135,7 +135,7 @@ func (c *client) listing(o *op, all []string) {
 	case 0:
 		o.key, o.end = "/m/k/", "/m/k0"
 	case 1:
-		o.end = all[c.rand.IntN(len(all))] // It may be empty.
+		o.end = c.keys[c.rand.IntN(len(c.keys))] // It may be empty.
 	case 2:
 		o.key, o.end = "/m/", "\x00"
 	default:

@@ -87,6 +87,16 @@ func (h *history) at(key string, revision int64) pair {
 	return all[n-1].now
 }
 
+// existed reports whether there was a key at any revision of a range.
+func (h *history) existed(key string, from, to int64) bool {
+	for _, c := range h.byKey[key] {
+		if c.revision > from && c.revision <= to && !c.deleted {
+			return true
+		}
+	}
+	return h.at(key, from) != pair{}
+}
+
 // state is what is in a range at a revision, in the order of the keys.
 func (h *history) state(key, end string, revision int64) (keys []string, pairs []pair) {
 	for k := range h.byKey {

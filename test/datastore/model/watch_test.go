@@ -92,11 +92,11 @@ type watched struct {
 }
 
 // watchRandomly makes one watch after the other.
-func watchRandomly(ctx context.Context, t *testing.T, c *clientv3.Client, rnd *rand.Rand, first int64, seen func() int64, gone *compaction) []*watched {
+func (r *runner) watchRandomly(ctx context.Context, t *testing.T, c *clientv3.Client, rnd *rand.Rand, seen func() int64) []*watched {
 	var all []*watched
 	for n := 0; ctx.Err() == nil; n++ {
 		w := &watched{key: "/m/", end: "/m0", prev: rnd.IntN(2) == 0, puts: rnd.IntN(5) > 0, dels: rnd.IntN(5) > 0}
-		switch k := keys(); rnd.IntN(4) {
+		switch k := r.keys; rnd.IntN(4) {
 		case 0:
 			w.key, w.end = k[rnd.IntN(len(k))], ""
 		case 1:
@@ -105,13 +105,13 @@ func watchRandomly(ctx context.Context, t *testing.T, c *clientv3.Client, rnd *r
 			w.key, w.end = "/m/a", "\x00"
 		}
 		// The past, now, or the future.
-		w.from = max(first, seen()-200+int64(rnd.IntN(220)))
+		w.from = max(r.first, seen()-200+int64(rnd.IntN(220)))
 		if err := w.run(ctx, c, time.Duration(rnd.IntN(60))*time.Millisecond); err != nil {
 			t.Errorf("watch of %q from %d: %v", w.key, w.from, err)
 			return all
 		}
-		if w.compacted && w.from > gone.mayBe() {
-			t.Errorf("watch from %d: compacted, but nobody compacted beyond %d", w.from, gone.mayBe())
+		if w.compacted && w.from > r.compacted.mayBe() {
+			t.Errorf("watch from %d: compacted, but nobody compacted beyond %d", w.from, r.compacted.mayBe())
 		}
 		all = append(all, w)
 	}
