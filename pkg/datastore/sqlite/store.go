@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/k3s-io/kine/pkg/server"
 
+	"skiff/internal/atomicfile"
 	"skiff/internal/lockfile"
 	"skiff/pkg/datastore/expiry"
 	"skiff/pkg/datastore/keyindex"
@@ -127,6 +129,11 @@ func (s *store) mount(ctx context.Context, o Options) (write, check *conn, err e
 	}
 	if err := s.load(conns[0]); err != nil {
 		return nil, nil, s.file.explain(err)
+	}
+	// The log is there now. SQLite makes its name durable when it syncs it for
+	// the first time, which may be too late for a sync of ours.
+	if err := atomicfile.SyncDir(filepath.Dir(s.file.path)); err != nil {
+		return nil, nil, fmt.Errorf("sync directory of the database: %w", err)
 	}
 	if s.readers, err = openPool(s.file.path, o.readers()); err != nil {
 		return nil, nil, s.file.explain(err)
@@ -247,7 +254,9 @@ func (s *store) settle(ctx context.Context) error {
 		return nil
 	}
 	err := s.task(ctx, func(w *writer) error {
-		if _, _, err := copyLog(w.db, "PASSIVE"); err != nil {
+		// A checkpoint would not do: it leaves the log unsynced if a reader
+		// keeps it from copying.
+		if err := syncLog(w.file.path); err != nil {
 			return err
 		}
 		s.settled.Store(true)
