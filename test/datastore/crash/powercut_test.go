@@ -15,8 +15,12 @@ import (
 // Loads of everything at once, and of little.
 var (
 	mixed = ledger.Load{Writers: 6, Renewers: 4, Keys: 12, Big: 100_000, Compact: true, Pause: time.Millisecond}
+	heavy = ledger.Load{Writers: 4, Renewers: 2, Keys: 6, Big: 100_000, Heavy: true, Compact: true}
 	few   = ledger.Load{Writers: 2, Renewers: 1, Keys: 5, Big: 5000}
 )
+
+// dbFile is where a store keeps its database in the directory that is recorded.
+const dbFile = "db/state.db"
 
 // TestPowerCut cuts the power at any moment of several lives of a store. What
 // is left on the disk has to open, with all that was acknowledged.
@@ -29,6 +33,7 @@ func TestPowerCut(t *testing.T) {
 	}{
 		{"first start", amount(60, 300), []life{{load: few, time: 150 * time.Millisecond}}},
 		{"everything", amount(100, 500), []life{{load: mixed, time: 1500 * time.Millisecond}}},
+		{"checkpoints", amount(40, 300), []life{{load: heavy, time: 1500 * time.Millisecond}}},
 		{"stops and kills", amount(60, 400), []life{
 			{load: mixed, time: 300 * time.Millisecond},
 			{load: mixed, time: 300 * time.Millisecond, kill: true},
@@ -41,6 +46,7 @@ func TestPowerCut(t *testing.T) {
 			seed := seed(t) + uint64(i)
 			s := place(t, fastDir(t))
 			rec := record(t, s, seed, tt.lives...)
+			t.Logf("%d writes to the database itself, %d to its log", rec.log.Writes(dbFile), rec.log.Writes(dbFile+"-wal"))
 			rec.cutOften(t, s, seed, tt.images, full)
 		})
 	}

@@ -126,6 +126,23 @@ func (l *Log) Syncs() []int {
 	return at
 }
 
+// Writes counts the writes to all files that have had a name.
+func (l *Log) Writes(name string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	named := map[int]bool{}
+	n := 0
+	for _, o := range l.ops {
+		switch {
+		case o.Kind == Create && o.Path == name || o.Kind == Rename && o.To == name:
+			named[o.File] = true
+		case o.Kind == Write && named[o.File]:
+			n++
+		}
+	}
+	return n
+}
+
 // File returns the number of the file or directory that has a name now.
 func (l *Log) File(name string) (int, bool) {
 	l.mu.Lock()

@@ -23,8 +23,9 @@ type Load struct {
 	// Writers write pods of all sizes, Renewers leases and events.
 	Writers, Renewers int
 	Keys              int // of each
-	// Big is the size of the largest values; most are small.
-	Big int
+	// Big is the size of the largest values; most are small, unless Heavy.
+	Big   int
+	Heavy bool
 	// Compact compacts, again and again.
 	Compact bool
 	// Short also writes keys that go away by themselves.
@@ -100,10 +101,10 @@ func (l Load) value(r *rand.Rand, key string) []byte {
 		return nil
 	}
 	size := 400
-	switch r.IntN(24) {
-	case 0:
+	switch kind := r.IntN(24); {
+	case kind == 0 || l.Heavy && kind < 12:
 		size = r.IntN(l.Big + 1)
-	case 1, 2:
+	case kind < 3:
 		size = r.IntN(5000)
 	}
 	// No two values are equal, so that each says which write it comes from.
