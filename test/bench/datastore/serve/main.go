@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"syscall"
@@ -60,7 +61,8 @@ func ours(ctx context.Context, o datastore.Options) error {
 
 // obey takes one command per line and answers each with a line, "ok" or what
 // was wrong: "profile FILE" begins a CPU profile, "stop" ends it, "heap FILE"
-// writes what is allocated.
+// writes what is allocated, "rest" does what skiff does once it has had nothing
+// to do for half a minute (pkg/cli/runtime.go).
 func obey(commands io.Reader, answers io.Writer) error {
 	var file *os.File
 	lines := bufio.NewScanner(commands)
@@ -77,6 +79,9 @@ func obey(commands io.Reader, answers io.Writer) error {
 			err = file.Close()
 		case "heap":
 			err = heap(path)
+		case "rest":
+			debug.SetGCPercent(25)
+			debug.FreeOSMemory()
 		default:
 			err = fmt.Errorf("unknown command %q", word)
 		}
