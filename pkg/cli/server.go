@@ -75,7 +75,7 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	notes := &status.NoteBook{}
 	g.Add(&status.Server{
 		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
-		Source: g, Notes: notes, Logger: logger.With("component", "status"),
+		Source: g, Notes: notes, More: server.OnRequest(cfg), Logger: logger.With("component", "status"),
 	})
 	if err := server.Prepare(ctx, cfg, notes, logger.With("component", "snapshots")); err != nil {
 		return err

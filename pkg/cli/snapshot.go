@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"regexp"
 	"slices"
@@ -119,7 +120,11 @@ func saveSnapshot(c *cli.Context) error {
 	if label == snapshot.Scheduled || strings.HasPrefix(label, snapshot.Scheduled+"-") || strings.HasPrefix(label, snapshot.PreUpgrade) {
 		return usage(fmt.Errorf("invalid --name %q: these snapshots are made, and deleted, by the server", label))
 	}
-	info, err := snapshot.Save(c.Context, src, cfg.Server.SnapshotDir, label)
+	// A running server lets nobody else read its database.
+	info, err := snapshot.Ask(c.Context, cfg.Paths.StatusSocket(), cfg.Server.SnapshotDir, label)
+	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
+		info, err = snapshot.Save(c.Context, src, cfg.Server.SnapshotDir, label)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"net/http"
 
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -38,6 +39,16 @@ func Prepare(ctx context.Context, cfg config.Completed, notes status.Notes, logg
 		return nil
 	}
 	return snapshot.BeforeUpgrade(ctx, src, cfg.Server.SnapshotDir, notes, logger)
+}
+
+// OnRequest is what the server does for the person at the machine while it
+// runs, for status.Server.
+func OnRequest(cfg config.Completed) map[string]http.Handler {
+	src, ok := SnapshotSource(cfg)
+	if !ok {
+		return nil
+	}
+	return map[string]http.Handler{snapshot.Path: snapshot.Handler(src)}
 }
 
 // addSnapshots adds what makes snapshots while the server runs.

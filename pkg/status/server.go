@@ -39,7 +39,10 @@ type Server struct {
 	Version string
 	Source  Source
 	Notes   *NoteBook // may be nil
-	Logger  *slog.Logger
+	// More is what else root may ask the process on this socket, by pattern of
+	// http.ServeMux.
+	More   map[string]http.Handler
+	Logger *slog.Logger
 
 	mu         sync.Mutex
 	started    time.Time
@@ -166,6 +169,9 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	for pattern, h := range s.More {
+		mux.Handle(pattern, h)
+	}
 	return mux
 }
 

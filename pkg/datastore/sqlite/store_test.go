@@ -308,61 +308,6 @@ func TestBadChangeAlone(t *testing.T) {
 	}
 }
 
-// TestLogStaysSmall writes many times what the log may hold, with readers.
-func TestLogStaysSmall(t *testing.T) {
-	s := openNew(t)
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, _, err := s.List(t.Context(), "/registry/k/", "/registry/k0", 100, 0, false); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	value := []byte(strings.Repeat("v", 20_000))
-	var largest int64
-	var writers sync.WaitGroup
-	for w := range 16 {
-		writers.Go(func() {
-			for i := range 150 {
-				if _, err := s.Create(t.Context(), fmt.Sprintf("/registry/k/%d-%d", w, i), value, 0); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	done := make(chan struct{})
-	go func() {
-		writers.Wait()
-		close(done)
-	}()
-	for running := true; running; {
-		select {
-		case <-done:
-			running = false
-		default:
-		}
-		size, err := sizeOf(s.file.path + "-wal")
-		if err != nil {
-			t.Fatal(err)
-		}
-		largest = max(largest, size)
-	}
-	close(stop)
-	wg.Wait()
-	if largest > 16<<20 {
-		t.Errorf("the log grew to %d bytes, want at most 16 MiB", largest)
-	}
-}
-
 func TestClosedStoreSaysSo(t *testing.T) {
 	s := openAt(t, options(t.TempDir()))
 	closeStore(t, s)
@@ -395,32 +340,5 @@ func TestModes(t *testing.T) {
 				t.Errorf("mode = %s, want %s", got, tt.want)
 			}
 		})
-	}
-}
-
-// TestFileBecomesSmaller removes most of what was in a database.
-func TestFileBecomesSmaller(t *testing.T) {
-	s := openAt(t, options(t.TempDir()))
-	for i := range 600 {
-		if _, err := s.Create(t.Context(), fmt.Sprintf("/k/%d", i), []byte(strings.Repeat("v", 20_000)), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range 550 {
-		if _, _, ok, err := s.Delete(t.Context(), fmt.Sprintf("/k/%d", i), 0); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-	}
-	at, err := s.CurrentRevision(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Compact(t.Context(), at); err != nil {
-		t.Fatal(err)
-	}
-	closeStore(t, s)
-	size, err := sizeOf(s.file.path)
-	if err != nil || size > 7_000_000 {
-		t.Errorf("the file has %d bytes, %v, want less than the 12 MB that were in it", size, err)
 	}
 }
