@@ -22,8 +22,11 @@ import (
 	"skiff/pkg/datastore/shared"
 )
 
-// defaultDatabase is kine's, for an endpoint that names none.
-const defaultDatabase = "kubernetes"
+const (
+	// defaultDatabase is kine's, for an endpoint that names none.
+	defaultDatabase = "kubernetes"
+	postgresForm    = "the endpoint is not of the form postgres://user:password@host:port/database; special characters in the password are written as %xx"
+)
 
 // NewPostgres serves the Postgres database at dsn ("user:password@host/db",
 // without scheme) on socket.
@@ -55,8 +58,7 @@ func (p *postgres) open() (*sql.DB, error) {
 func postgresConfig(dsn string, files TLS) (*pgx.ConnConfig, error) {
 	u, err := url.Parse("postgres://" + dsn)
 	if err != nil {
-		// The error quotes the URL.
-		return nil, errors.New("the endpoint is not of the form postgres://user:password@host:port/database; special characters in the password are written as %xx")
+		return nil, fmt.Errorf("%s: %w", postgresForm, err)
 	}
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/" + defaultDatabase
@@ -74,7 +76,7 @@ func postgresConfig(dsn string, files TLS) (*pgx.ConnConfig, error) {
 	u.RawQuery = params.Encode()
 	config, err := pgx.ParseConfig(u.String())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", postgresForm, err)
 	}
 	config.DialFunc = dialer().DialContext
 	return config, nil
@@ -148,9 +150,12 @@ func (p *postgres) options(_ context.Context, _ *sql.DB, _ bool, o *shared.Optio
 // error's text.
 func redact(err error, dsn, password string) error {
 	text := strings.ReplaceAll(err.Error(), dsn, "…")
-	if password != "" {
-		text = strings.ReplaceAll(text, password, "…")
-		text = strings.ReplaceAll(text, url.QueryEscape(password), "…")
+	user, _, _ := strings.Cut(dsn, "@")
+	_, written, _ := strings.Cut(user, ":")
+	for _, secret := range []string{written, password, url.QueryEscape(password)} {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "…")
+		}
 	}
 	if text == err.Error() {
 		return err

@@ -7,13 +7,15 @@ import (
 
 const (
 	// idleListening is how often to look although others tell of their
-	// changes; idle how often if they do not.
+	// changes; deaf how often while that cannot be heard.
 	idleListening = 10 * time.Second
-	idle          = time.Second
-	// busy is how soon to look again after somebody else's change, if nobody
-	// tells of the next.
+	deaf          = time.Second
+	// busy is how soon to look again after somebody else's change in a
+	// database that cannot tell of the next, and idle how late.
 	busy = 20 * time.Millisecond
-	// silence is how long others are taken to be silent after one was.
+	idle = 250 * time.Millisecond
+	// silence is how long others are taken to be silent, as kine is, after one
+	// was, and after the start.
 	silence = 5 * time.Minute
 )
 
@@ -25,7 +27,9 @@ type pace struct {
 	wait        time.Duration
 }
 
-func (p *pace) init(canListen bool) { p.canListen, p.wait = canListen, idle }
+func (p *pace) init(canListen bool) {
+	p.canListen, p.wait, p.silentUntil = canListen, idle, time.Now().Add(silence)
+}
 
 // next is how long to wait after a look. found says that there was something,
 // told that somebody had said so.
@@ -37,7 +41,7 @@ func (p *pace) next(found, told bool) time.Duration {
 		if p.listening.Load() && time.Now().After(p.silentUntil) {
 			return idleListening
 		}
-		return idle
+		return deaf
 	}
 	switch {
 	case told: // Our own change says nothing about the others.

@@ -88,19 +88,26 @@ func (s *store) poll(ctx context.Context) (more bool, err error) {
 	if compacted > pos {
 		// Another server has removed what was still to be told.
 		s.logger.Warn("the database was compacted beyond what has been read", "compacted", compacted, "read", pos)
-		s.feed.jump(compacted)
+		s.jump(compacted)
 		return true, nil
 	}
 	n := 0
 	for n < len(events) && events[n].KV.ModRevision == pos+1+int64(n) {
 		n++
 	}
+	s.counts.note(events[:n])
 	s.feed.publish(events[:n])
 	if n == len(events) {
 		return n == pollRows || n > 0 && s.asked.Load() > pos+int64(n), nil
 	}
 	first, last := pos+1+int64(n), events[n].KV.ModRevision-1
 	return true, s.close(ctx, first, last)
+}
+
+// jump goes on at a revision, without the events before.
+func (s *store) jump(pos int64) {
+	s.counts.reset(pos)
+	s.feed.jump(pos)
 }
 
 // gap is a hole in the revisions: the sequence has given them out, but there

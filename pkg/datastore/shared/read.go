@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,8 +33,12 @@ func (s *stateScan) state(pos int64) state {
 	}
 }
 
-// countOnly as the limit of Range reads no keys.
-const countOnly = -1
+const (
+	// countOnly as the limit of Range reads no keys.
+	countOnly = -1
+	// compactRow is kine's own, not a key.
+	compactRow = "compact_rev_key"
+)
 
 // Get implements server.Backend: the version of a key at a revision, 0 for
 // now.
@@ -95,14 +100,29 @@ func (s *store) Range(ctx context.Context, key, end string, limit, revision int6
 	if revision == 0 {
 		revision = at
 	}
-	q = newQuery(key, end)
-	q.count = true
-	_, _, err = s.read(ctx, q, revision)
+	count, err = s.countAt(ctx, key, end, revision)
 	if errors.Is(err, server.ErrCompacted) {
 		// Just now. That there are more is what matters.
-		return at, kvs[:limit], limit + 1, nil
+		count, err = limit+1, nil
 	}
-	return at, kvs[:limit], q.counted, s.dialect.wire("count keys", err)
+	return at, kvs[:limit], count, s.dialect.wire("count keys", err)
+}
+
+// countAt counts the keys of a range at a revision that is there.
+func (s *store) countAt(ctx context.Context, key, end string, revision int64) (int64, error) {
+	if err := s.settle(ctx, revision); err != nil {
+		return 0, err
+	}
+	if n, ok := s.counts.at(key, end, revision); ok {
+		return n, nil
+	}
+	q := newQuery(key, end)
+	q.count = true
+	_, _, err := s.read(ctx, q, revision)
+	if err == nil {
+		s.counts.learn(key, end, revision, q.counted)
+	}
+	return q.counted, err
 }
 
 // read runs a query at a revision, 0 for now. If a transaction may still bring
@@ -191,7 +211,6 @@ func newQuery(key, end string) *query {
 		}
 		q.args = append(q.args, to)
 	}
-	const compactRow = "compact_rev_key" // kine's own, not a key
 	if key <= compactRow && (end == "\x00" || end > compactRow) {
 		q.where += ` AND kv.name <> '` + compactRow + `'`
 	}
@@ -207,25 +226,38 @@ func (s *store) ask(ctx context.Context, q *query) (state, []*server.KeyValue, e
 	case q.count:
 		return s.askCount(ctx, q)
 	}
-	st, kvs, found, err := s.askRange(ctx, q)
+	asked := s.askAll
+	if q.limit > 0 {
+		asked = s.askPage
+	}
+	st, kvs, found, err := asked(ctx, q)
 	for err == nil && !found {
 		// Without a row nothing is known about the revision. A count always
 		// says it, and confirms that there is none.
 		if st, _, err = s.askCount(ctx, q); err != nil || q.counted == 0 {
 			break
 		}
-		st, kvs, found, err = s.askRange(ctx, q)
+		st, kvs, found, err = asked(ctx, q)
 	}
 	return st, kvs, err
 }
 
-// live limits rows to those that hold at the revision, and says its arguments.
-func (q *query) live() (where string, args []any) {
-	if q.revision == 0 {
-		return `kv.deleted = 0 AND NOT EXISTS (SELECT 1 FROM kine AS later WHERE later.name = kv.name AND later.id > kv.id)`, nil
+// last says which rows are the last ones of their keys, at the revision.
+func (q *query) last() string {
+	bound := ``
+	if q.revision > 0 {
+		bound = ` AND kv.id <= ?`
 	}
-	return `kv.deleted = 0 AND kv.id <= ? AND NOT EXISTS (SELECT 1 FROM kine AS later
-		WHERE later.name = kv.name AND later.id > kv.id AND later.id <= ?)`, []any{q.revision, q.revision}
+	return `SELECT MAX(kv.id) AS id FROM kine AS kv WHERE ` + q.where + bound + ` GROUP BY kv.name`
+}
+
+// params are those of stateSQL and last.
+func (q *query) params(pos int64) []any {
+	args := append([]any{pos}, q.args...)
+	if q.revision > 0 {
+		args = append(args, q.revision)
+	}
+	return args
 }
 
 func (q *query) columns() string {
@@ -235,19 +267,54 @@ func (q *query) columns() string {
 	return columnsSQL + `, kv.value`
 }
 
-// askRange reads rows in the order of their names; found is false if there is
-// none.
-func (s *store) askRange(ctx context.Context, q *query) (st state, kvs []*server.KeyValue, found bool, err error) {
-	pos := s.feed.position()
-	live, bounds := q.live()
-	statement := words(`SELECT`, stateSQL+`,`, q.columns(), `FROM kine AS kv WHERE`, q.where, `AND`, live, `ORDER BY kv.name`)
-	if q.limit > 0 {
-		statement += ` LIMIT ` + strconv.FormatInt(q.limit, 10)
+// askAll reads all keys; found is false if there is none. They are sorted
+// here: the database would sort the values with them, and that on disk.
+func (s *store) askAll(ctx context.Context, q *query) (st state, kvs []*server.KeyValue, found bool, err error) {
+	statement := words(`SELECT`, stateSQL+`,`, q.columns(), `FROM kine AS kv INNER JOIN (`+q.last()+`) AS last ON last.id = kv.id WHERE kv.deleted = 0`)
+	st, err = s.rows(ctx, statement, q, func(r *row) { kvs = append(kvs, r.keyValue()) })
+	slices.SortFunc(kvs, func(a, b *server.KeyValue) int { return strings.Compare(a.Key, b.Key) })
+	return st, kvs, len(kvs) > 0, err
+}
+
+// askPage reads the first keys. How many there are can be said to the database
+// only before it looks at which of them have been removed, so that more may
+// have to be asked for.
+func (s *store) askPage(ctx context.Context, q *query) (st state, kvs []*server.KeyValue, found bool, err error) {
+	part := *q
+	for {
+		last, n := "", int64(0)
+		statement := words(`SELECT`, stateSQL+`,`, q.columns(), `FROM kine AS kv INNER JOIN (`+part.last(),
+			`ORDER BY kv.name LIMIT `+strconv.FormatInt(q.limit, 10)+`) AS last ON last.id = kv.id ORDER BY kv.name`)
+		now, err := s.rows(ctx, statement, &part, func(r *row) {
+			last, n = r.name.String, n+1
+			if r.deleted.Int64 == 0 && int64(len(kvs)) < q.limit {
+				kvs = append(kvs, r.keyValue())
+			}
+		})
+		if err != nil {
+			return st, nil, false, err
+		}
+		if !found {
+			st, found = now, n > 0
+		}
+		if n < q.limit || int64(len(kvs)) == q.limit {
+			return st, kvs, found, nil
+		}
+		if part.revision == 0 {
+			part.revision = st.current
+		}
+		part.where = q.where + ` AND kv.name > ?`
+		part.args = append(slices.Clone(q.args), last)
 	}
-	args := append(append([]any{pos}, q.args...), bounds...)
-	rows, err := s.db.QueryContext(ctx, s.dialect.sql(statement), args...)
+}
+
+// rows runs a statement that begins with stateSQL, and calls each with what
+// columns says.
+func (s *store) rows(ctx context.Context, statement string, q *query, each func(*row)) (st state, err error) {
+	pos := s.feed.position()
+	rows, err := s.db.QueryContext(ctx, s.dialect.sql(statement), q.params(pos)...)
 	if err != nil {
-		return st, nil, false, err
+		return st, err
 	}
 	defer func() { _ = rows.Close() }()
 	var scan stateScan
@@ -255,24 +322,19 @@ func (s *store) askRange(ctx context.Context, q *query) (st state, kvs []*server
 	dest := append(scan.dest(), row.dest()...)
 	for rows.Next() {
 		if err := rows.Scan(dest...); err != nil {
-			return st, nil, false, err
+			return st, err
 		}
-		kvs = append(kvs, row.keyValue())
+		each(&row)
 	}
 	// A connection that breaks ends the rows, too: those before are no list.
-	if err := rows.Err(); err != nil {
-		return st, nil, false, err
-	}
-	return scan.state(pos), kvs, len(kvs) > 0, nil
+	return scan.state(pos), rows.Err()
 }
 
 func (s *store) askCount(ctx context.Context, q *query) (state, []*server.KeyValue, error) {
 	pos := s.feed.position()
-	live, bounds := q.live()
-	statement := words(`SELECT`, stateSQL+`,`, `COUNT(*) FROM kine AS kv WHERE`, q.where, `AND`, live)
-	args := append(append([]any{pos}, q.args...), bounds...)
+	statement := words(`SELECT`, stateSQL+`,`, `COUNT(*) FROM kine AS kv INNER JOIN (`+q.last()+`) AS last ON last.id = kv.id WHERE kv.deleted = 0`)
 	var scan stateScan
-	err := s.db.QueryRowContext(ctx, s.dialect.sql(statement), args...).Scan(append(scan.dest(), &q.counted)...)
+	err := s.db.QueryRowContext(ctx, s.dialect.sql(statement), q.params(pos)...).Scan(append(scan.dest(), &q.counted)...)
 	return scan.state(pos), nil, err
 }
 
@@ -280,16 +342,14 @@ func (s *store) askCount(ctx context.Context, q *query) (state, []*server.KeyVal
 // is always an answer.
 func (s *store) askOne(ctx context.Context, q *query) (state, []*server.KeyValue, error) {
 	pos := s.feed.position()
-	args := append([]any{pos}, q.args...)
 	last := `SELECT MAX(id) FROM kine WHERE name = ?`
 	if q.revision > 0 {
 		last += ` AND id <= ?`
-		args = append(args, q.revision)
 	}
 	statement := words(`SELECT`, stateSQL+`,`, q.columns(), `FROM (SELECT 1 AS one) AS one LEFT JOIN kine AS kv ON kv.id = (`+last+`)`)
 	var scan stateScan
 	var row row
-	err := s.db.QueryRowContext(ctx, s.dialect.sql(statement), args...).Scan(append(scan.dest(), row.dest()...)...)
+	err := s.db.QueryRowContext(ctx, s.dialect.sql(statement), q.params(pos)...).Scan(append(scan.dest(), row.dest()...)...)
 	q.counted = 0
 	if err != nil || !row.id.Valid || row.deleted.Int64 != 0 {
 		return scan.state(pos), nil, err

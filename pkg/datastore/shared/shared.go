@@ -43,13 +43,14 @@ type store struct {
 	logger  *slog.Logger
 	working *sync.WaitGroup
 
-	feed  feed
-	gap   gap  // used by the poller only
-	pace  pace // when to look without being told
-	notes chan struct{}
-	noted atomic.Int64 // the newest revision to tell others of
-	wake  chan struct{}
-	asked atomic.Int64 // a revision known to be committed
+	feed   feed
+	counts counts
+	gap    gap  // used by the poller only
+	pace   pace // when to look without being told
+	notes  chan struct{}
+	noted  atomic.Int64 // the newest revision to tell others of
+	wake   chan struct{}
+	asked  atomic.Int64 // a revision known to be committed
 }
 
 var _ server.Backend = (*store)(nil)
@@ -61,6 +62,7 @@ func New(o Options) server.Backend {
 		notes: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	s.feed.init()
+	s.counts.reset(0)
 	s.pace.init(o.Listen != nil)
 	return s
 }
@@ -78,7 +80,7 @@ func (s *store) Start(ctx context.Context) error {
 	if err != nil {
 		return s.dialect.wire("read the revision of the database", err)
 	}
-	s.feed.jump(max(compacted, current-lookBack, 0))
+	s.jump(max(compacted, current-lookBack, 0))
 	s.working.Go(func() { s.follow(ctx) })
 	if s.listen != nil {
 		s.working.Go(func() { s.hear(ctx) })

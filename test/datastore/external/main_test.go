@@ -154,7 +154,7 @@ func eventually(t *testing.T, limit time.Duration, condition func() error) time.
 }
 
 // progress asks for progress and returns how long the answer took.
-func progress(t *testing.T, c *clientv3.Client, w clientv3.WatchChan, ctx context.Context, revision int64) time.Duration { //nolint:revive // ctx belongs to w.
+func progress(ctx context.Context, t *testing.T, c *clientv3.Client, w clientv3.WatchChan, revision int64) time.Duration {
 	t.Helper()
 	begin := time.Now()
 	if err := c.RequestProgress(ctx); err != nil {

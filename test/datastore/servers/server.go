@@ -167,7 +167,20 @@ func (s *Server) Admin(t testing.TB) *sql.DB {
 	return db
 }
 
+// start starts the server. One that was killed may have left processes that
+// take a moment to notice, and does not start beside them.
 func (s *Server) start() error {
+	limit := time.Now().Add(stopTimeout)
+	for {
+		err := s.tryStart()
+		if err == nil || s.cmd == nil || s.running() || time.Now().After(limit) {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func (s *Server) tryStart() error {
 	logFile, err := os.OpenFile(s.path("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
