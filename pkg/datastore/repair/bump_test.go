@@ -122,11 +122,8 @@ func TestBumpSeenByOurs(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for r := range c.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(last)) {
-		if !errors.Is(r.Err(), rpctypes.ErrCompacted) {
-			t.Errorf("watch from %d: %v, want that it has been compacted", last, r)
-		}
-		break
+	if w := <-c.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(last)); !errors.Is(w.Err(), rpctypes.ErrCompacted) {
+		t.Errorf("watch from %d: %v, want that it has been compacted", last, w)
 	}
 	r, err := c.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision("/registry/b"), "=", 0)).Then(clientv3.OpPut("/registry/b", "1")).Commit()
 	if err != nil || !r.Succeeded || r.Header.Revision <= revision {

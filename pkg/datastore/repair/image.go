@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 )
 
@@ -207,9 +208,7 @@ func (m *image) readLog() error {
 		}
 		pending[n] = at + walFrameSize
 		if committed := binary.BigEndian.Uint32(frame[4:]); committed > 0 {
-			for n, at := range pending {
-				m.overlay[n] = at
-			}
+			maps.Copy(m.overlay, pending)
 			clear(pending)
 		}
 	}

@@ -48,7 +48,7 @@ func check(ctx context.Context, path, pragma string) (err error) {
 	if err != nil {
 		return explain("check", path, err)
 	}
-	defer rows.Close()
+	defer func() { err = errors.Join(err, rows.Close()) }()
 	var found []string
 	for rows.Next() {
 		var line string

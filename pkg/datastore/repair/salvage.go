@@ -138,13 +138,13 @@ func (s *survey) write(ctx context.Context, path string) (newest map[string]vers
 	return newest, nil
 }
 
-func (s *survey) insert(ctx context.Context, tx *sql.Tx) (map[string]version, error) {
+func (s *survey) insert(ctx context.Context, tx *sql.Tx) (newest map[string]version, err error) {
 	stmt, err := tx.PrepareContext(ctx, `INSERT INTO kine (`+schema.Columns()+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)`)
 	if err != nil {
 		return nil, err
 	}
-	defer stmt.Close()
-	newest := make(map[string]version)
+	defer func() { err = errors.Join(err, stmt.Close()) }()
+	newest = make(map[string]version)
 	for _, id := range slices.Sorted(maps.Keys(s.rows)) {
 		at := s.rows[id]
 		data, err := s.m.page(at.page)
