@@ -27,6 +27,9 @@ func WriteJSON(w io.Writer, r *Report) error {
 func WriteText(w io.Writer, r *Report, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, headline(r, now))
+	if w := r.Wear; w != nil {
+		fmt.Fprintf(t, "writes to disk: %.1f MB in the last %s, %.0f MB a day\n", float64(w.Bytes)/1e6, age(w.Window), float64(w.PerDay)/1e6)
+	}
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "COMPONENT\tSTATE\tSINCE\tREADY AFTER\tRESTARTS\tWHY")
 	for _, c := range r.Components {

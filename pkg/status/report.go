@@ -24,6 +24,8 @@ type Report struct {
 	ReadyAfter time.Duration      `json:"readyAfter,omitempty"` // nanoseconds
 	Components []component.Status `json:"components"`
 	Notes      []Note             `json:"notes,omitempty"`
+	// Wear is what skiff writes to disks, from a minute after it was ready.
+	Wear *Wear `json:"wear,omitempty"`
 }
 
 // Note is a line some part of skiff has for the reader of the status, such as

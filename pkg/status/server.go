@@ -44,6 +44,7 @@ type Server struct {
 	More   map[string]http.Handler
 	Logger *slog.Logger
 
+	wear       wearMeter
 	mu         sync.Mutex
 	started    time.Time
 	readyAfter time.Duration
@@ -70,6 +71,7 @@ func (s *Server) Ready(context.Context) error {
 
 // Run implements component.Component.
 func (s *Server) Run(ctx context.Context) error {
+	s.wear.proc, s.wear.now = "/proc", time.Now
 	l, err := listen(s.Socket)
 	if err != nil {
 		return fmt.Errorf("open status socket: %w", err)
@@ -90,6 +92,7 @@ func (s *Server) Run(ctx context.Context) error {
 	noteCtx, endNote := context.WithCancel(ctx)
 	defer endNote()
 	running.Go(func() { s.noteReady(noteCtx) })
+	running.Go(func() { s.measure(noteCtx) })
 
 	select {
 	case err := <-served:
@@ -98,6 +101,27 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	// Close also removes the socket file.
 	return srv.Close()
+}
+
+// measure samples what is written from when skiff is ready until ctx ends.
+func (s *Server) measure(ctx context.Context) {
+	select {
+	case <-s.Source.Ready():
+	case <-ctx.Done():
+		return
+	}
+	tick := time.NewTicker(wearEvery)
+	defer tick.Stop()
+	for {
+		if err := s.wear.sample(); err != nil {
+			s.Logger.Debug("writes not measured", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // noteReady measures the time to ready. It returns with ctx at the latest.
@@ -184,6 +208,7 @@ func (s *Server) Report() *Report {
 	if s.Notes != nil {
 		r.Notes = s.Notes.List()
 	}
+	r.Wear = s.wear.wear()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.Started, r.ReadyAfter = s.started, s.readyAfter
