@@ -73,7 +73,8 @@ func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	if _, err := os.Stat(f.marker()); err == nil && size.db == 0 {
+	_, merr := os.Stat(f.marker())
+	if merr == nil && size.db == 0 {
 		return state{}, &repair.DamagedError{Path: f.path, Detail: "it is gone or empty although it has been created before"}
 	}
 	now := state{Boot: f.boot, Open: true, Settled: size.db > 0 || !bootstrap}
@@ -84,6 +85,13 @@ func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
 	if size.db > 0 && unclean {
 		if err := f.recover(ctx, last); err != nil {
 			return state{}, err
+		}
+	}
+	if merr == nil {
+		if made, err := f.hasTable(); err != nil {
+			return state{}, err
+		} else if !made {
+			return state{}, &repair.DamagedError{Path: f.path, Detail: "it holds nothing although it has been created before"}
 		}
 	}
 	if err := f.writeState(now); err != nil {
@@ -98,11 +106,22 @@ func (f file) prepare(ctx context.Context, bootstrap bool) (state, error) {
 // again.
 func (f file) recover(ctx context.Context, last *state) error {
 	f.logger.Info("the database was not closed cleanly, checking it", "file", f.path)
+	// If the kernel has lived on, so has every write.
+	same := last != nil && last.Boot == f.boot && f.boot != ""
+	if same {
+		damaged, err := repair.LogDamaged(f.path)
+		if err != nil {
+			return f.explain(err)
+		}
+		if damaged {
+			return &repair.DamagedError{Path: f.path, Detail: "its write-ahead log is damaged"}
+		}
+	}
 	if err := repair.Check(ctx, f.path); err != nil {
 		return f.explain(err)
 	}
-	if last != nil && last.Boot == f.boot && f.boot != "" {
-		return nil // The kernel has lived on, and with it every write.
+	if same {
+		return nil
 	}
 	if made, err := f.hasTable(); err != nil || !made {
 		return err // Without the table, the first start was cut short before it took a write.
