@@ -231,16 +231,21 @@ func (r recording) again(ctx context.Context, c *clientv3.Client, at int) []erro
 // that of the store, or the function's.
 func serve(t *testing.T, s victim.Spec, use func(*clientv3.Client) error) error {
 	t.Helper()
+	return serveOptions(t, s.Options(quiet), use)
+}
+
+func serveOptions(t *testing.T, o datastore.Options, use func(*clientv3.Client) error) error {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ready, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- victim.Serve(ctx, s.Options(quiet), func(datastore.Datastore) { close(ready) }) }()
+	go func() { ended <- victim.Serve(ctx, o, func(datastore.Datastore) { close(ready) }) }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("the store did not start: %w", err)
 	case <-ready:
 	}
-	c, err := victim.Client(s.Socket)
+	c, err := victim.Client(o.Socket)
 	if err != nil {
 		return err
 	}
