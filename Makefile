@@ -85,6 +85,10 @@ e2e: bin/skiff ## The scenarios of test/e2e, RUN=regexp for some (root).
 vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, slow).
 	SKIFF_VM=1 go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' ./test/vm
 
+.PHONY: soak
+soak: | $(NEEDS) ## The datastore's tests in their long form; RUN=regexp for some (root, slow).
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/...
+
 .PHONY: conformance
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).
 	FOCUS='$(FOCUS)' test/conformance/run.sh
