@@ -2,8 +2,10 @@ package crash
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -70,6 +72,52 @@ func TestPowerCutInBootstrap(t *testing.T) {
 		return full(at)
 	})
 	t.Logf("%d images had lost something of the first start", lost)
+}
+
+// TestPowerCutInRecovery cuts the power again while a store recovers from a cut,
+// or from damage, and goes on to work.
+func TestPowerCutInRecovery(t *testing.T) {
+	t.Parallel()
+	seed := seed(t)
+	first := place(t, fastDir(t))
+	before := record(t, first, seed, life{load: mixed, time: 400 * time.Millisecond})
+	work := life{load: few, time: 60 * time.Millisecond, inherit: true}
+	for i, cut := range before.cuts(rand.New(rand.NewPCG(seed, 3)), amount(4, 30)) {
+		t.Run(fmt.Sprintf("cut %d", i), func(t *testing.T) {
+			s := place(t, fastDir(t))
+			s.BootID = "second-boot"
+			if err := before.log.Build(cut).WriteTo(filepath.Dir(s.Dir)); err != nil {
+				t.Fatal(err)
+			}
+			work.known = before.ledger.Highest(cut.At)
+			rec := record(t, s, seed+uint64(i), work)
+			rec.cutOften(t, s, seed, amount(15, 60), full)
+		})
+	}
+	for i, d := range damages {
+		if i%amount(3, 1) != 0 || d.file != "" {
+			continue
+		}
+		t.Run(d.name, func(t *testing.T) {
+			f := fillStore(t, false)
+			s := place(t, fastDir(t))
+			s.BootID = "second-boot"
+			if err := os.CopyFS(s.Dir, os.DirFS(f.spec.Dir)); err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(filepath.Join(s.Dir, "state.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			data = d.do(rand.New(rand.NewPCG(seed, uint64(i))), data, f.page)
+			if err := os.WriteFile(filepath.Join(s.Dir, "state.db"), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			work.known = f.ledger.Highest(0)
+			rec := record(t, s, seed+uint64(i), work)
+			rec.cutOften(t, s, seed, amount(15, 60), full)
+		})
+	}
 }
 
 // TestLooseDurability cuts the power of stores that do not wait for the disk.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,6 +37,10 @@ type life struct {
 	// settle is when the first start of the cluster is over, 0 if it is not
 	// one.
 	settle time.Duration
+	// inherit is set for the first life of a store that holds something:
+	// whatever it has when it answers, and a revision that was known before.
+	inherit bool
+	known   int64
 }
 
 // record lets a store live its lives under the recorder.
@@ -82,6 +87,9 @@ func live(t *testing.T, s victim.Spec, l life, log *disk.Log) (settled int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if l.inherit {
+		l.load.Ledger.Inherit(state, l.known, 0)
+	}
 	for _, err := range l.load.Ledger.Check(state, ledger.Accident{At: log.Position()}) {
 		t.Errorf("at the start of a life: %v", err)
 	}
@@ -123,22 +131,23 @@ func live(t *testing.T, s victim.Spec, l life, log *disk.Log) (settled int) {
 	return settled
 }
 
-// cuts chooses where to cut: anywhere, right after an answer, and inside or
-// just after a sync.
+// cuts chooses where to cut: anywhere, before the first answer, right after
+// one, and inside or just after a sync.
 func (r recording) cuts(rnd *rand.Rand, n int) []disk.Cut {
 	acks, syncs := r.ledger.Positions(), r.log.Syncs()
 	all := make([]disk.Cut, n)
 	for i := range all {
-		at := 1 + rnd.IntN(r.log.Position())
-		switch rnd.IntN(3) {
-		case 0:
-			if len(acks) > 0 {
-				at = acks[rnd.IntN(len(acks))]
-			}
-		case 1:
+		begin := r.log.Begin()
+		at := begin + rnd.IntN(r.log.Position()-begin)
+		switch kind := rnd.IntN(6); {
+		case kind < 2 && len(acks) > 0:
+			at = acks[rnd.IntN(len(acks))]
+		case kind == 2 && len(acks) > 0:
+			at = begin + rnd.IntN(slices.Min(acks)-begin)
+		case kind < 5:
 			at = syncs[rnd.IntN(len(syncs))] + rnd.IntN(3)
 		}
-		all[i] = disk.RandomCut(min(at, r.log.Position()), rnd)
+		all[i] = disk.RandomCut(max(begin, min(at, r.log.Position())), rnd)
 	}
 	return all
 }

@@ -202,6 +202,10 @@ func (c Cut) namesOf(r *rand.Rand, ops []Op, durable []int, stop int) map[string
 				delete(names, o.Path)
 				names[o.To] = e
 			}
+		case o.Kind == Link:
+			if e, ok := names[o.Path]; ok && reached(i, o.To) {
+				names[o.To] = e
+			}
 		case o.Kind == Unlink:
 			delete(names, o.Path)
 		default:

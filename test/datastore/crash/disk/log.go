@@ -27,21 +27,22 @@ const (
 	Write
 	Truncate
 	Rename
+	Link
 	Unlink
 	SyncStart
 	SyncEnd
 )
 
 func (k Kind) String() string {
-	return [...]string{"create", "mkdir", "write", "truncate", "rename", "unlink", "sync", "synced"}[k]
+	return [...]string{"create", "mkdir", "write", "truncate", "rename", "link", "unlink", "sync", "synced"}[k]
 }
 
 // Op is one operation. Paths are relative to the directory.
 type Op struct {
 	Kind Kind
 	File int    // what is written, truncated, synced, created
-	Path string // of Create, Mkdir, Rename, Unlink
-	To   string // of Rename
+	Path string // of Create, Mkdir, Rename, Link, Unlink
+	To   string // of Rename, Link
 	Off  int64  // of Write; the new size of Truncate
 	Data []byte // of Write
 	Sync int    // of SyncEnd: the position of its SyncStart
@@ -60,6 +61,7 @@ type Log struct {
 	sizes   map[int]int64
 	volatil map[int]bool // files whose content is shared memory
 	files   int
+	begin   int // not guarded: it stays as it is
 }
 
 // NewLog starts the history of a directory with what is in it now. That is
@@ -92,6 +94,7 @@ func NewLog(dir string) (*Log, error) {
 	for file := range l.files {
 		l.EndSync(l.StartSync(file))
 	}
+	l.begin = len(l.ops)
 	return l, nil
 }
 
@@ -102,6 +105,9 @@ func (l *Log) Position() int {
 	defer l.mu.Unlock()
 	return len(l.ops)
 }
+
+// Begin is the position before the first operation that was recorded.
+func (l *Log) Begin() int { return l.begin }
 
 // Time returns when the last operation before a position happened.
 func (l *Log) Time(position int) time.Time {
@@ -210,6 +216,18 @@ func (l *Log) Rename(from, to string) {
 	delete(l.names, from)
 	l.names[to] = file
 	l.add(Op{Kind: Rename, File: file, Path: from, To: to})
+}
+
+// Link adds another name.
+func (l *Log) Link(from, to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	file, ok := l.names[from]
+	if _, taken := l.names[to]; !ok || taken {
+		return
+	}
+	l.names[to] = file
+	l.add(Op{Kind: Link, File: file, Path: from, To: to})
 }
 
 // Unlink adds the removal of a name.

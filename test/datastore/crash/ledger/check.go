@@ -138,6 +138,19 @@ func index(all []*Write, w *Write) int {
 	return -1
 }
 
+// Inherit begins the account of a store that holds something already, all of it
+// known at a position, as is a revision that was known before.
+func (l *Ledger) Inherit(s State, known int64, position int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, f := range s.Keys {
+		w := &Write{Key: key, Sum: f.Sum, Lease: f.Lease, Sent: position, Known: Unknown}
+		l.keys[key] = []*Write{w}
+		l.know(w, f.Revision, position)
+	}
+	l.sight(known, position)
+}
+
 // Adopt takes a state that a store has now for the truth about the writes
 // whose outcome nobody knew. Call it after Check, before there are new writes.
 func (l *Ledger) Adopt(s State, position int) {

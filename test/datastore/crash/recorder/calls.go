@@ -101,23 +101,36 @@ func (r *Recorder) name(n *notification) error {
 			return err
 		}
 		r.log.Unlink(name)
-	case unix.SYS_RENAMEAT2:
-		from, err1 := r.path(n, a[0], a[1])
-		to, err2 := r.path(n, a[2], a[3])
-		switch {
-		case err1 != nil || err2 != nil:
-			return fmt.Errorf("%w, %w", err1, err2)
-		case from != "" && to != "" && a[4] == 0:
-			r.log.Rename(from, to)
-		case from != "" || to != "":
-			return fmt.Errorf("this rename (%q to %q, flags %d) is not known here", from, to, a[4])
-		}
-	case unix.SYS_TRUNCATE, unix.SYS_LINKAT, unix.SYS_SYMLINKAT:
+	case unix.SYS_RENAMEAT2, unix.SYS_LINKAT:
+		return r.twoNames(n)
+	case unix.SYS_TRUNCATE, unix.SYS_SYMLINKAT:
 		for i := range 4 {
 			if name, err := r.path(n, uint64(0xffffffffffffff9c), a[i]); err == nil && name != "" {
-				return fmt.Errorf("%s: truncate, link and symlink are not known here", name)
+				return fmt.Errorf("%s: truncate and symlink are not known here", name)
 			}
 		}
+	}
+	return nil
+}
+
+// twoNames records a rename or a link.
+func (r *Recorder) twoNames(n *notification) error {
+	a := n.args
+	from, err := r.path(n, a[0], a[1])
+	if err != nil {
+		return err
+	}
+	to, err := r.path(n, a[2], a[3])
+	switch {
+	case err != nil:
+		return err
+	case from == "" && to == "":
+	case from == "" || to == "" || a[4] != 0:
+		return fmt.Errorf("this way to give a name (%q to %q, flags %d) is not known here", from, to, a[4])
+	case uintptr(n.nr) == unix.SYS_LINKAT:
+		r.log.Link(from, to)
+	default:
+		r.log.Rename(from, to)
 	}
 	return nil
 }
