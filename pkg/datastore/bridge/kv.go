@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -22,8 +21,8 @@ type ranger interface {
 	Range(ctx context.Context, key, end string, limit, revision int64, keysOnly bool) (at int64, kvs []*server.KeyValue, count int64, err error)
 }
 
-// kvServer is etcd's KV service: kine's for transactions, with ours where
-// kine's loses writes or takes a query too many.
+// kvServer is etcd's KV service: ours where kine's loses writes, takes a query
+// too many, or writes values into its log.
 type kvServer struct {
 	*server.KVServerBridge
 
@@ -43,7 +42,7 @@ func (k *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*et
 		return nil, err
 	}
 	keys := newRange(r.GetKey(), r.GetRangeEnd())
-	limit := r.GetLimit()
+	limit := max(r.GetLimit(), 0)
 	if r.GetCountOnly() {
 		limit = -1
 	}
@@ -81,16 +80,13 @@ func refuseRange(r *etcdserverpb.RangeRequest) error {
 // Put implements etcdserverpb.KVServer. Kine's writes over an existing key
 // only if that was the last one written, and reports success otherwise.
 func (k *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
-	switch {
-	case r.GetIgnoreValue() || r.GetIgnoreLease():
+	if r.GetIgnoreValue() || r.GetIgnoreLease() {
 		return nil, status.Error(codes.Unimplemented, "skiff's datastore does not put without a value or lease")
-	case len(r.GetKey()) == 0:
-		return nil, status.Error(codes.InvalidArgument, "etcdserver: key is not provided")
-	case bytes.Equal(r.GetKey(), []byte(compactKey)):
-		// The row of that name is kine's own.
-		return nil, status.Error(codes.Unimplemented, "skiff's datastore changes "+compactKey+" in a transaction only")
 	}
 	key := string(r.GetKey())
+	if err := refuseKey(key); err != nil {
+		return nil, err
+	}
 	for ctx.Err() == nil {
 		_, kv, err := k.backend.Get(ctx, key, 0, !r.GetPrevKv())
 		if err != nil {
@@ -121,9 +117,10 @@ func (k *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdse
 
 // Compact implements etcdserverpb.KVServer.
 func (k *kvServer) Compact(ctx context.Context, r *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
-	response, err := k.KVServerBridge.Compact(ctx, r)
-	if err == nil {
-		k.hub.forget(r.GetRevision())
+	rev, err := k.backend.Compact(ctx, r.GetRevision())
+	if err != nil {
+		return nil, err
 	}
-	return response, err
+	k.hub.forget(r.GetRevision())
+	return &etcdserverpb.CompactionResponse{Header: header(rev)}, nil
 }
