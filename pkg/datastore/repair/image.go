@@ -1,13 +1,11 @@
 package repair
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 )
 
@@ -30,6 +28,8 @@ type image struct {
 	headerOK  bool
 	overlay   map[uint32]int64 // where in wal the newest version of a page is
 	logCut    bool             // the log goes on behind its first invalid frame
+	// beyond is overlay with what was committed behind that frame.
+	beyond map[uint32]int64
 }
 
 // openImage opens a database and its log, neither of which has to be sound.
@@ -53,20 +53,37 @@ func openImage(path string) (m *image, err error) {
 	if err := m.readLog(); err != nil {
 		return m, fmt.Errorf("read write-ahead log: %w", err)
 	}
+	return m, m.size()
+}
+
+// size finds out how large pages are, and how many there are.
+func (m *image) size() error {
 	info, err := m.file.Stat()
 	if err != nil {
-		return m, err
+		return err
 	}
 	if err := m.measure(info.Size()); err != nil {
-		return m, err
+		return err
 	}
+	m.pages = uint32(min(info.Size()/int64(m.pageSize), maxImagePages))
 	for n := range m.overlay {
 		m.pages = max(m.pages, n)
 	}
-	if m.pages = max(m.pages, uint32(min(info.Size()/int64(m.pageSize), maxImagePages))); m.pages == 0 {
-		return m, errors.New("the file is empty")
+	if m.pages == 0 {
+		return errors.New("the file is empty")
 	}
-	return m, nil
+	return nil
+}
+
+// later is the image with what was committed behind the first invalid frame of
+// the log, nil if there is nothing. It shares m's files.
+func (m *image) later() (*image, error) {
+	if m.beyond == nil {
+		return nil, nil
+	}
+	l := *m
+	l.overlay, l.beyond = m.beyond, nil
+	return &l, l.size()
 }
 
 func (m *image) close() error {
@@ -157,61 +174,6 @@ func (m *image) page(n uint32) ([]byte, error) {
 		return nil, fmt.Errorf("read page %d: %w", n, err)
 	}
 	return page, nil
-}
-
-// readLog notes which pages the log has in a newer version. As in SQLite its
-// end is the first frame that does not fit the one before.
-func (m *image) readLog() error {
-	if m.wal == nil {
-		return nil
-	}
-	header := make([]byte, walHeaderSize)
-	if _, err := io.ReadFull(m.wal, header); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // shorter than a header: never used
-		}
-		return err
-	}
-	var order binary.ByteOrder = binary.LittleEndian
-	kind := binary.BigEndian.Uint32(header)
-	if kind&1 == 1 {
-		order = binary.BigEndian
-	}
-	size := int(binary.BigEndian.Uint32(header[8:]))
-	sum := checksum{order: order}
-	sum.add(header[:24])
-	if kind&^1 != 0x377f0682 || !validPageSize(size) || !sum.is(header[24:]) {
-		m.logCut = true
-		return nil
-	}
-	m.pageSize = size
-	frame := make([]byte, walFrameSize+size)
-	pending := make(map[uint32]int64)
-	ended := false
-	for at := int64(walHeaderSize); ; at += int64(len(frame)) {
-		if _, err := m.wal.ReadAt(frame, at); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return err
-		}
-		n, ours := binary.BigEndian.Uint32(frame), bytes.Equal(frame[8:16], header[16:24])
-		if ended {
-			m.logCut = m.logCut || ours && n > 0
-			continue
-		}
-		sum.add(frame[:8])
-		sum.add(frame[walFrameSize:])
-		if !ours || n == 0 || n > maxImagePages || !sum.is(frame[16:]) {
-			ended = true
-			continue
-		}
-		pending[n] = at + walFrameSize
-		if committed := binary.BigEndian.Uint32(frame[4:]); committed > 0 {
-			maps.Copy(m.overlay, pending)
-			clear(pending)
-		}
-	}
 }
 
 // checksum is SQLite's running checksum of a write-ahead log.

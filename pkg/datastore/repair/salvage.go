@@ -30,8 +30,8 @@ type Report struct {
 	// Complete is true if Lost and Older are all there can be. Otherwise the
 	// index that says so was damaged as well, and more may be lost.
 	Complete bool
-	// LogCut is true if the write-ahead log is damaged: what was written last
-	// may be lost, and not be counted anywhere.
+	// LogCut is true if the write-ahead log is damaged: some of what was
+	// written last may be lost, and not be counted anywhere.
 	LogCut bool
 }
 
@@ -58,7 +58,7 @@ func (r Report) String() string {
 		b.WriteString("; more may be lost, since the list of what there was is damaged, too")
 	}
 	if r.LogCut {
-		b.WriteString("; the log of the latest writes is damaged, some of them are lost")
+		b.WriteString("; the log of the latest writes is damaged, some of them may be lost")
 	}
 	return b.String()
 }
@@ -147,15 +147,15 @@ func (s *survey) insert(ctx context.Context, tx *sql.Tx) (newest map[string]vers
 	newest = make(map[string]version)
 	for _, id := range slices.Sorted(maps.Keys(s.rows)) {
 		at := s.rows[id]
-		data, err := s.m.page(at.page)
+		data, err := at.m.page(at.page)
 		if err != nil {
 			return nil, err
 		}
-		n, err := parsePage(data, at.page, s.m.usable)
+		n, err := parsePage(data, at.page, at.m.usable)
 		if err != nil {
 			return nil, err
 		}
-		r, _, err := s.m.record(n, at.cell)
+		r, _, err := at.m.record(n, at.cell)
 		if err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 
 // place is where a row can be read.
 type place struct {
+	m    *image
 	page uint32
 	cell int
 }
@@ -32,8 +33,37 @@ func newSurvey(m *image) *survey {
 	return s
 }
 
-// take looks everywhere where rows may be.
+// take looks everywhere where rows may be. If the log is damaged, it has two
+// states of the database: the last one before the damage, and one with all
+// that was written later, which may miss some pages. Rows never change, so what
+// is in either counts.
 func take(ctx context.Context, m *image) (*survey, error) {
+	s, err := look(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	later, err := m.later()
+	if err != nil || later == nil {
+		return s, err
+	}
+	l, err := look(ctx, later)
+	if err != nil {
+		return nil, err
+	}
+	for id, at := range l.rows {
+		if _, ok := s.rows[id]; !ok {
+			s.rows[id] = at
+		}
+	}
+	names := maps.Clone(l.names)
+	maps.Copy(names, s.names)
+	s.names, s.named, s.guessed = names, s.named && l.named, s.guessed || l.guessed
+	s.walk.gaps = append(s.walk.gaps, l.walk.gaps...)
+	return s, nil
+}
+
+// look looks everywhere in one state of the database.
+func look(ctx context.Context, m *image) (*survey, error) {
 	s := newSurvey(m)
 	c, err := m.catalogue()
 	if err == nil {
@@ -71,7 +101,7 @@ func (s *survey) add(n *node, at int, id int64) error {
 	if err := s.claim(id, chain); err != nil {
 		return err
 	}
-	s.rows[id] = place{n.number, at}
+	s.rows[id] = place{s.m, n.number, at}
 	return nil
 }
 
@@ -134,7 +164,7 @@ func (s *survey) adopt(n *node, at int, free bool) {
 		return
 	}
 	if s.claim(r.id, chain) == nil {
-		s.rows[r.id] = place{n.number, at}
+		s.rows[r.id] = place{s.m, n.number, at}
 	}
 }
 
