@@ -72,7 +72,7 @@ func live(t *testing.T, s victim.Spec, l life, log *disk.Log) (settled int) {
 	s.Bootstrap = l.settle > 0
 	var r *recorder.Recorder
 	v, err := victim.Start(s, func(cmd *exec.Cmd) (err error) {
-		r, err = recorder.Start(cmd, filepath.Dir(s.Dir), log, time.Millisecond)
+		r, err = recorder.Start(cmd, recorder.Options{Dir: filepath.Dir(s.Dir), Log: log, Slow: time.Millisecond})
 		return err
 	})
 	if err != nil {

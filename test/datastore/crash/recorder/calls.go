@@ -17,6 +17,7 @@ var reportedEverywhere = []uintptr{
 	unix.SYS_FTRUNCATE, unix.SYS_TRUNCATE, unix.SYS_FALLOCATE, unix.SYS_FSYNC, unix.SYS_FDATASYNC,
 	unix.SYS_RENAMEAT2, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT, unix.SYS_LINKAT, unix.SYS_SYMLINKAT,
 	unix.SYS_COPY_FILE_RANGE, unix.SYS_SENDFILE, unix.SYS_SPLICE,
+	unix.SYS_SET_TID_ADDRESS,
 }
 
 // record writes down what a call is about to do.
@@ -31,22 +32,30 @@ func (r *Recorder) record(n *notification) verdict {
 
 func (r *Recorder) call(n *notification) (verdict, error) {
 	a := n.args
+	switch nr := uintptr(n.nr); {
+	case nr == unix.SYS_SET_TID_ADDRESS && r.Clock != nil:
+		return goOn, hideVDSO(n)
+	case nr == unix.SYS_CLOCK_GETTIME && r.Clock != nil:
+		return r.Clock.tell(n)
+	case nr == unix.SYS_SET_TID_ADDRESS, nr == unix.SYS_CLOCK_GETTIME, r.Log == nil:
+		return goOn, nil
+	}
 	switch uintptr(n.nr) {
 	case unix.SYS_WRITE, unix.SYS_PWRITE64:
 		return goOn, r.write(n, int(a[0]), uintptr(a[1]), int(a[2]))
 	case unix.SYS_FTRUNCATE:
 		if file, ok := r.open(n, a[0]); ok {
-			r.log.Truncate(file, int64(a[1]))
+			r.Log.Truncate(file, int64(a[1]))
 		}
 	case unix.SYS_FALLOCATE:
 		if file, ok := r.open(n, a[0]); ok && a[1] == 0 {
-			r.log.Extend(file, int64(a[2]+a[3]))
+			r.Log.Extend(file, int64(a[2]+a[3]))
 		} else if ok && a[1] != unix.FALLOC_FL_KEEP_SIZE {
 			return refuse(unix.EOPNOTSUPP), nil
 		}
 	case unix.SYS_FSYNC, unix.SYS_FDATASYNC:
 		if file, ok := r.open(n, a[0]); ok {
-			return verdict{sync: r.log.StartSync(file)}, nil
+			return verdict{sync: r.Log.StartSync(file)}, nil
 		}
 	case unix.SYS_COPY_FILE_RANGE, unix.SYS_SPLICE:
 		if _, ok := r.open(n, a[2]); ok {
@@ -82,25 +91,25 @@ func (r *Recorder) name(n *notification) error {
 		if a[2]&(unix.O_TMPFILE&^unix.O_DIRECTORY) != 0 {
 			return fmt.Errorf("files without a name are not known here")
 		}
-		if file, ok := r.log.File(name); ok && a[2]&unix.O_TRUNC != 0 {
-			r.log.Truncate(file, 0)
+		if file, ok := r.Log.File(name); ok && a[2]&unix.O_TRUNC != 0 {
+			r.Log.Truncate(file, 0)
 		} else if !ok && a[2]&unix.O_CREAT != 0 {
-			r.log.Create(name, false)
+			r.Log.Create(name, false)
 		}
 	case unix.SYS_MKDIRAT:
 		name, err := r.path(n, a[0], a[1])
 		if err != nil || name == "" {
 			return err
 		}
-		if _, ok := r.log.File(name); !ok {
-			r.log.Create(name, true)
+		if _, ok := r.Log.File(name); !ok {
+			r.Log.Create(name, true)
 		}
 	case unix.SYS_UNLINKAT:
 		name, err := r.path(n, a[0], a[1])
 		if err != nil || name == "" {
 			return err
 		}
-		r.log.Unlink(name)
+		r.Log.Unlink(name)
 	case unix.SYS_RENAMEAT2, unix.SYS_LINKAT:
 		return r.twoNames(n)
 	case unix.SYS_TRUNCATE, unix.SYS_SYMLINKAT:
@@ -128,9 +137,9 @@ func (r *Recorder) twoNames(n *notification) error {
 	case from == "" || to == "" || a[4] != 0:
 		return fmt.Errorf("this way to give a name (%q to %q, flags %d) is not known here", from, to, a[4])
 	case uintptr(n.nr) == unix.SYS_LINKAT:
-		r.log.Link(from, to)
+		r.Log.Link(from, to)
 	default:
-		r.log.Rename(from, to)
+		r.Log.Rename(from, to)
 	}
 	return nil
 }
@@ -146,15 +155,15 @@ func (r *Recorder) open(n *notification, fd uint64) (int, bool) {
 	if !ok {
 		return 0, false
 	}
-	return r.log.File(name)
+	return r.Log.File(name)
 }
 
 // inside returns a path relative to the recorded directory.
 func (r *Recorder) inside(path string) (string, bool) {
-	if path == r.dir {
+	if path == r.Dir {
 		return ".", true
 	}
-	return strings.CutPrefix(path, r.dir+"/")
+	return strings.CutPrefix(path, r.Dir+"/")
 }
 
 func (r *Recorder) write(n *notification, fd int, address uintptr, size int) error {
@@ -173,7 +182,7 @@ func (r *Recorder) write(n *notification, fd int, address uintptr, size int) err
 	if got, err := peek(n, data, address); err != nil || got != size {
 		return fmt.Errorf("read %d bytes to be written: got %d: %w", size, got, err)
 	}
-	r.log.Write(file, off, data)
+	r.Log.Write(file, off, data)
 	return nil
 }
 
@@ -197,7 +206,7 @@ func (r *Recorder) offset(n *notification, fd, file int) (int64, error) {
 		}
 	}
 	if flags&unix.O_APPEND != 0 {
-		return r.log.Size(file), nil
+		return r.Log.Size(file), nil
 	}
 	return pos, nil
 }
@@ -216,7 +225,7 @@ func (r *Recorder) mmap(n *notification, fd uint64) error {
 	if !strings.HasSuffix(link, "-shm") {
 		return fmt.Errorf("%s is written through shared memory, which cannot be recorded", link)
 	}
-	r.log.Shared(file)
+	r.Log.Shared(file)
 	return nil
 }
 

@@ -56,6 +56,8 @@ func program() []unix.SockFilter {
 		argument(2), unix.SockFilter{Code: bits, K: unix.PROT_WRITE, Jt: 0, Jf: 4},
 		argument(3), unix.SockFilter{Code: and, K: unix.MAP_SHARED | unix.MAP_ANONYMOUS},
 		unix.SockFilter{Code: equal, K: unix.MAP_SHARED, Jt: 0, Jf: 1}, report, allow)
+	on(unix.SYS_CLOCK_GETTIME,
+		argument(0), unix.SockFilter{Code: equal, K: unix.CLOCK_REALTIME, Jt: 0, Jf: 1}, report, allow)
 	on(unix.SYS_IOCTL,
 		argument(1), unix.SockFilter{Code: equal, K: ficlone, Jt: 1, Jf: 0},
 		unix.SockFilter{Code: equal, K: ficlonerange, Jt: 0, Jf: 1}, refuse(unix.EOPNOTSUPP), allow)

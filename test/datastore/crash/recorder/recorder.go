@@ -65,22 +65,28 @@ func enter() error {
 	return unix.Exec("/proc/self/exe", os.Args, env)
 }
 
+// Options say what is recorded.
+type Options struct {
+	Dir   string        // whose changes go into Log
+	Log   *disk.Log     // may be nil
+	Slow  time.Duration // the longest time that a sync takes
+	Clock *Clock        // the program's clock, nil for the true one
+}
+
 // Recorder is one recorded run of a program.
 type Recorder struct {
-	dir      string
-	log      *disk.Log
+	Options
+
 	listener int
-	slow     time.Duration
 	wg       sync.WaitGroup
 
 	mu  sync.Mutex
 	err error // guarded by mu: the first thing that could not be recorded
 }
 
-// Start starts cmd, which must be this executable, and records what it does to
-// dir into log. A sync takes up to slow. The program is under the recorder
-// until it ends; call Wait then.
-func Start(cmd *exec.Cmd, dir string, log *disk.Log, slow time.Duration) (*Recorder, error) {
+// Start starts cmd, which must be this executable, and records what it does.
+// The program is under the recorder until it ends; call Wait then.
+func Start(cmd *exec.Cmd, o Options) (*Recorder, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("make a socket for the listener: %w", err)
@@ -99,7 +105,7 @@ func Start(cmd *exec.Cmd, dir string, log *disk.Log, slow time.Duration) (*Recor
 		_ = cmd.Process.Kill()
 		return nil, fmt.Errorf("record %s: %w", cmd.Path, errors.Join(err, cmd.Wait()))
 	}
-	r := &Recorder{dir: dir, log: log, listener: listener, slow: slow}
+	r := &Recorder{Options: o, listener: listener}
 	r.wg.Go(r.serve)
 	return r, nil
 }
@@ -168,8 +174,8 @@ func (r *Recorder) serve() {
 			continue
 		}
 		syncs.Go(func() {
-			time.Sleep(time.Duration(rand.Int64N(int64(r.slow) + 1)))
-			r.log.EndSync(v.sync)
+			time.Sleep(time.Duration(rand.Int64N(int64(r.Slow) + 1)))
+			r.Log.EndSync(v.sync)
 			r.answer(n.id, v)
 		})
 	}

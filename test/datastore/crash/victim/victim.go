@@ -77,7 +77,10 @@ func run(s Spec) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(2)
 	}()
-	return Serve(ctx, s.Options(slog.New(slog.NewTextHandler(os.Stderr, nil))), func(ds datastore.Datastore) {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	defer logger.Info("the victim stops")
+	return Serve(ctx, s.Options(logger), func(ds datastore.Datastore) {
+		logger.Info("the victim is ready")
 		fmt.Println("ready")
 		if !s.Bootstrap {
 			return
