@@ -24,7 +24,7 @@ type memory struct {
 	mu       sync.Mutex
 	revision int64
 	keys     map[string]*server.KeyValue
-	subs     map[chan []*server.Event]context.Context
+	subs     map[chan []*server.Event]<-chan struct{}
 	start    time.Time
 
 	refuse    func(key string) error // deletions
@@ -35,23 +35,23 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{keys: map[string]*server.KeyValue{}, subs: map[chan []*server.Event]context.Context{}, start: time.Now(), gone: map[string]time.Duration{}}
+	return &memory{keys: map[string]*server.KeyValue{}, subs: map[chan []*server.Event]<-chan struct{}{}, start: time.Now(), gone: map[string]time.Duration{}}
 }
 
-func (m *memory) put(key string, lease int64) int64 {
+func (m *memory) put(key string, lease int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.revision++
 	kv := &server.KeyValue{Key: key, ModRevision: m.revision, Lease: lease}
 	m.keys[key] = kv
 	m.tell(&server.Event{KV: kv})
-	return m.revision
 }
 
 func (m *memory) tell(e *server.Event) {
-	for c, ctx := range m.subs {
-		if ctx.Err() == nil {
-			c <- []*server.Event{e}
+	for c, done := range m.subs {
+		select {
+		case <-done:
+		case c <- []*server.Event{e}:
 		}
 	}
 }
@@ -87,7 +87,7 @@ func (m *memory) Watch(ctx context.Context, _, _ string, _ int64) server.WatchRe
 		return server.WatchResult{CompactRevision: m.revision}
 	}
 	c := make(chan []*server.Event, 20000)
-	m.subs[c] = ctx
+	m.subs[c] = ctx.Done()
 	return server.WatchResult{Events: c}
 }
 

@@ -2,7 +2,9 @@ package external
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,12 +13,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/k3s-io/kine/pkg/drivers"
 	"github.com/k3s-io/kine/pkg/drivers/pgsql"
+	"golang.org/x/sys/unix"
 
 	"skiff/pkg/datastore/bridge"
 	"skiff/pkg/datastore/shared"
@@ -50,7 +54,38 @@ func (p *postgres) open() (*sql.DB, error) {
 	if p.config, err = postgresConfig(p.dsn, p.files); err != nil {
 		return nil, err
 	}
-	return stdlib.OpenDB(*p.config), nil
+	return stdlib.OpenDB(*p.config,
+		stdlib.OptionResetSession(alive),
+		stdlib.OptionShouldPing(func(context.Context, stdlib.ShouldPingParams) bool { return false }),
+	), nil
+}
+
+// alive looks whether the server has ended an idle connection, before a
+// statement is sent by it. That a write failed for that reason would look as if
+// it might have happened. It costs no exchange, as the driver's ping does.
+func alive(_ context.Context, c *pgx.Conn) error {
+	conn := c.PgConn().Conn()
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	sock, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return driver.ErrBadConn
+	}
+	// Not by raw.Read, which waits for a reader that the driver may have left
+	// in the background.
+	var peek error
+	err = raw.Control(func(fd uintptr) {
+		_, _, peek = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	if err != nil || !errors.Is(peek, unix.EAGAIN) {
+		return driver.ErrBadConn // The end, or a last message.
+	}
+	return nil
 }
 
 // postgresConfig reads an endpoint as kine does, so that both mean the same

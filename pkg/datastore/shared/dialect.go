@@ -18,6 +18,11 @@ type Dialect struct {
 	returning bool // INSERT … RETURNING is known
 	casts     bool // parameters need a type
 
+	// createSQL writes a key that does not exist, behind the tombstone if there
+	// is one, which it locks; create says the order of its parameters.
+	createSQL string
+	create    func(name string, lease int64, value []byte) []any
+
 	fillSQL    string // see dialect.fill
 	compactSQL string // see compactBatch; parameters: from, to, from, to
 	sizeSQL    string
@@ -34,14 +39,15 @@ const (
 	kindConflict      // a unique index says that somebody was quicker
 	kindRetry         // rolled back for no fault of its own
 	kindFull          // no space left
-	kindDown          // the server stops, starts, or only reads
+	kindDown          // the server stops or starts, or the connection is lost
+	kindReadOnly      // the server is a standby now
 	kindRefused       // a missing permission
 	kindInvalid       // the value cannot be stored
 )
 
 var grpcCodes = map[kind]codes.Code{
 	kindOther: codes.Internal, kindConflict: codes.Aborted, kindRetry: codes.Unavailable, kindFull: codes.ResourceExhausted,
-	kindDown: codes.Unavailable, kindRefused: codes.PermissionDenied, kindInvalid: codes.InvalidArgument,
+	kindDown: codes.Unavailable, kindReadOnly: codes.Unavailable, kindRefused: codes.PermissionDenied, kindInvalid: codes.InvalidArgument,
 }
 
 // The parts of the statements that all databases share. What a reader has to
@@ -60,13 +66,6 @@ const (
 	insertSQL        = `INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value)`
 	insertCompactSQL = insertSQL + ` SELECT 'compact_rev_key', 1, 0, 0, 0, 0, NULL, NULL
 		FROM (SELECT 1 AS one) AS one WHERE NOT EXISTS (SELECT 1 FROM kine WHERE name = 'compact_rev_key')`
-
-	// createSQL writes a key that does not exist; the row of its removal, if
-	// that is still there, is the one before. Parameters: name, lease, value,
-	// name.
-	createSQL = insertSQL + ` SELECT %s, 1, 0, 0, COALESCE(last.id, 0), %s, %s, NULL FROM (SELECT 1 AS one) AS one
-		LEFT JOIN (SELECT id, deleted FROM kine WHERE name = ? ORDER BY id DESC LIMIT 1) AS last ON 1 = 1
-		WHERE last.id IS NULL OR last.deleted <> 0`
 
 	// updateSQL and deleteSQL replace the row of a key if it is the last one.
 	// Should two do so at once, the unique index on name and prev_revision

@@ -12,6 +12,11 @@ import (
 func MySQL(mariadb bool) Dialect {
 	return Dialect{
 		returning: mariadb,
+		// A locking read sees what is committed when it has the lock.
+		createSQL: insertSQL + ` SELECT ?, 1, 0, 0, COALESCE(last.id, 0), ?, ?, NULL FROM (SELECT 1 AS one) AS one
+			LEFT JOIN (SELECT id, deleted FROM kine WHERE name = ? ORDER BY id DESC LIMIT 1 LOCK IN SHARE MODE) AS last ON 1 = 1
+			WHERE last.id IS NULL OR last.deleted <> 0`,
+		create: func(name string, lease int64, value []byte) []any { return []any{name, lease, value, name} },
 		// A row that exists is a warning then, and there is nothing else that
 		// could be wrong with constants.
 		fillSQL: `INSERT IGNORE INTO kine (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value) VALUES `,
@@ -51,9 +56,11 @@ func mysqlKind(err error) (kind, bool) {
 		return kindDown, true
 	case 1044, 1045, 1142, 1143, 1227: // access denied
 		return kindRefused, true
-	case 1040, 1053, 1077, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1290, 1317, 1836, 1927, 3169:
-		// too many connections, stopping, aborted, read only, killed
+	case 1040, 1053, 1077, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1226, 1317, 1927, 3169:
+		// too many connections, stopping, aborted, killed
 		return kindDown, true
+	case 1290, 1792, 1836:
+		return kindReadOnly, true
 	case 1153, 1264, 1300, 1366, 1406: // too large, out of range, bad string, too long
 		return kindInvalid, true
 	}

@@ -19,6 +19,13 @@ const channel = "kine"
 func Postgres() Dialect {
 	return Dialect{
 		numbered: true, returning: true, casts: true,
+		// The tombstone that is seen and the one that is locked differ if it has
+		// just been compacted: then nothing is written.
+		createSQL: `WITH last AS (SELECT id FROM kine WHERE name = $1 ORDER BY id DESC LIMIT 1),
+			gone AS (SELECT id FROM kine WHERE id = (SELECT id FROM last) AND deleted <> 0 FOR KEY SHARE) ` + insertSQL + `
+			SELECT CAST($1 AS TEXT), 1, 0, 0, COALESCE((SELECT id FROM gone), 0), CAST($2 AS BIGINT), CAST($3 AS BYTEA), NULL
+			WHERE (SELECT COUNT(*) FROM last) = (SELECT COUNT(*) FROM gone)`,
+		create:  func(name string, lease int64, value []byte) []any { return []any{name, lease, value} },
 		fillSQL: `INSERT INTO kine (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value) VALUES `,
 		compactSQL: `DELETE FROM kine AS kv USING (
 			SELECT newer.prev_revision AS id FROM kine AS newer
@@ -51,7 +58,9 @@ func postgresKind(err error) (kind, bool) {
 		return kindRefused, true
 	case e.Code[:2] == "40":
 		return kindRetry, true
-	case e.Code == "25006", e.Code[:2] == "08", e.Code[:2] == "53", e.Code[:2] == "57", e.Code[:2] == "58":
+	case e.Code == "25006":
+		return kindReadOnly, true
+	case e.Code[:2] == "08", e.Code[:2] == "53", e.Code[:2] == "57", e.Code[:2] == "58":
 		return kindDown, true
 	case e.Code[:2] == "22", e.Code == "54000":
 		return kindInvalid, true

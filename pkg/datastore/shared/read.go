@@ -72,7 +72,7 @@ func (s *store) CurrentRevision(ctx context.Context) (int64, error) {
 }
 
 // DbSize implements server.Backend.
-func (s *store) DbSize(ctx context.Context) (int64, error) {
+func (s *store) DbSize(ctx context.Context) (int64, error) { //nolint:staticcheck // ST1003: the interface is kine's.
 	var size sql.NullInt64
 	err := s.db.QueryRowContext(ctx, s.dialect.sizeSQL).Scan(&size)
 	return size.Int64, s.dialect.wire("read the size of the database", err)

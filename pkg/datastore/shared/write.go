@@ -21,20 +21,21 @@ const (
 // key exists.
 func (s *store) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
 	defer s.timed("create a key", time.Now())
-	d := &s.dialect
-	statement := fmt.Sprintf(createSQL, d.param("TEXT"), d.param("BIGINT"), d.param("BYTEA"))
-	id, _, err := s.insert(ctx, false, statement, key, lease, value, key)
-	if err != nil {
-		return 0, d.wire("create "+key, err)
-	}
-	if id == 0 {
-		at, err := s.CurrentRevision(ctx)
+	for ctx.Err() == nil {
+		id, _, err := s.insert(ctx, false, s.dialect.createSQL, s.dialect.create(key, lease, value)...)
+		if err != nil || id != 0 {
+			return id, s.dialect.wire("create "+key, err)
+		}
+		at, kv, err := s.Get(ctx, key, 0, true)
 		if err != nil {
 			return 0, err
 		}
-		return at, server.ErrKeyExists
+		if kv != nil {
+			return at, server.ErrKeyExists
+		}
+		// It has been removed, or its tombstone compacted, just now.
 	}
-	return id, nil
+	return 0, s.dialect.wire("create "+key, ctx.Err())
 }
 
 // Update implements server.Backend: it replaces the value of a key that is at
@@ -114,9 +115,18 @@ func (s *store) insert(ctx context.Context, returning bool, statement string, ar
 				pause *= 2
 				continue
 			}
+		case kindReadOnly:
+			s.reconnect()
 		}
 		return 0, row, err
 	}
+}
+
+// reconnect drops the connections that nobody uses. They lead to a server that
+// does not write any more; new ones may find the one that does.
+func (s *store) reconnect() {
+	s.db.SetMaxIdleConns(-1)
+	s.db.SetMaxIdleConns(s.db.Stats().MaxOpenConnections)
 }
 
 // pauseFor reports whether the time has passed before ctx has ended.

@@ -27,7 +27,7 @@ func fillDatabase(b *testing.B, endpoint string) {
 	db := connect(b, endpoint)
 	value := strings.Repeat("x", 1500)
 	var maxID int64
-	if err := db.QueryRow(`SELECT MAX(id) FROM kine`).Scan(&maxID); err != nil { //nolint:noctx // a benchmark.
+	if err := db.QueryRow(`SELECT MAX(id) FROM kine`).Scan(&maxID); err != nil {
 		b.Fatal(err)
 	}
 	id := maxID + 1
@@ -42,15 +42,15 @@ func fillDatabase(b *testing.B, endpoint string) {
 				rows = append(rows, fmt.Sprintf("('/registry/bench/%05d', %d, 0, %d, %d, 0, '%s', NULL)", i, created, create, prev, value))
 				id++
 			}
-			if _, err := db.Exec(`INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value) VALUES ` + strings.Join(rows, ",")); err != nil { //nolint:noctx // a benchmark.
+			if _, err := db.Exec(`INSERT INTO kine (name, created, deleted, create_revision, prev_revision, lease, value, old_value) VALUES ` + strings.Join(rows, ",")); err != nil {
 				b.Fatal(err)
 			}
 		}
 	}
 	if strings.HasPrefix(endpoint, "postgres") {
-		_, _ = db.Exec(`ANALYZE kine`) //nolint:noctx // a benchmark.
+		_, _ = db.Exec(`ANALYZE kine`)
 	} else {
-		_, _ = db.Exec(`ANALYZE TABLE kine`) //nolint:noctx // a benchmark.
+		_, _ = db.Exec(`ANALYZE TABLE kine`)
 	}
 }
 

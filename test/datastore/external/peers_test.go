@@ -3,6 +3,7 @@ package external_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"skiff/test/datastore/servers"
 )
 
 // TestPeers has two skiff servers on one database.
@@ -124,6 +129,92 @@ func TestOpenTransaction(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCreateWhileTombstoneGoes has a compaction remove the row of a key's
+// removal while the key is created again.
+func TestCreateWhileTombstoneGoes(t *testing.T) {
+	both(t, func(t *testing.T, endpoint string) {
+		c := open(t, endpoint)
+		ctx := within(t, 60*time.Second)
+		db := connect(t, endpoint)
+		for _, commit := range []bool{true, false} {
+			rev := must(create(ctx, c, "/registry/key", "1"))(t)
+			gone, ok, err := remove(ctx, c, "/registry/key", rev)
+			if err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+			tx := must(db.BeginTx(ctx, nil))(t)
+			must(tx.ExecContext(ctx, `DELETE FROM kine WHERE name = '/registry/key'`))(t)
+			created := make(chan error, 1)
+			go func() {
+				rev, err := create(ctx, c, "/registry/key", "2")
+				if rev == 0 && err == nil {
+					err = errors.New("the key is said to exist")
+				}
+				created <- err
+			}()
+			select {
+			case err := <-created:
+				t.Fatalf("the key was created before it was clear behind what: %v", err)
+			case <-time.After(300 * time.Millisecond):
+			}
+			end := tx.Rollback
+			if commit {
+				end = tx.Commit
+			}
+			if err := end(); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-created; err != nil {
+				t.Fatal(err)
+			}
+			var prev int64
+			if err := db.QueryRowContext(ctx, `SELECT prev_revision FROM kine WHERE name = '/registry/key' ORDER BY id DESC LIMIT 1`).Scan(&prev); err != nil {
+				t.Fatal(err)
+			}
+			want := gone
+			if commit {
+				want = 0
+			}
+			if prev != want {
+				t.Errorf("the new row is behind %d, want %d", prev, want)
+			}
+			kv := must(c.Get(ctx, "/registry/key"))(t).Kvs[0]
+			if _, ok, err := remove(ctx, c, "/registry/key", kv.ModRevision); err != nil || !ok {
+				t.Fatal(ok, err)
+			}
+		}
+	})
+}
+
+// TestStandbyIsLeft has a server that refuses to write, as one does that was
+// the primary before a failover, until it is connected to again.
+func TestStandbyIsLeft(t *testing.T) {
+	endpoint := servers.Postgres(t)
+	c := open(t, endpoint)
+	ctx := within(t, 60*time.Second)
+	db := connect(t, endpoint)
+	name := endpoint[strings.LastIndex(endpoint, "/")+1:]
+	for _, sql := range []string{
+		"ALTER DATABASE " + name + " SET default_transaction_read_only = on",
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+	} {
+		must(db.ExecContext(ctx, sql))(t)
+	}
+	eventually(t, 10*time.Second, func() error {
+		_, err := create(ctx, c, fmt.Sprintf("/registry/%d", time.Now().UnixNano()), "v")
+		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "read-only") {
+			return fmt.Errorf("a write to a server that only reads: %w", err)
+		}
+		return nil
+	})
+	must(db.ExecContext(ctx, "SET default_transaction_read_only = off; ALTER DATABASE "+name+" SET default_transaction_read_only = off"))(t)
+	took := eventually(t, 5*time.Second, func() error {
+		_, err := create(ctx, c, "/registry/back", "v")
+		return err
+	})
+	t.Logf("written again after %v", took)
 }
 
 // TestManyWriters compares what a watch says with what was acknowledged.

@@ -53,7 +53,7 @@ func (p *proxy) accept() {
 			_ = client.Close()
 			continue
 		}
-		server, err := net.Dial("tcp", p.target) //nolint:noctx // the connection is closed by the test.
+		server, err := net.Dial("tcp", p.target)
 		if err != nil {
 			_ = client.Close()
 			continue
