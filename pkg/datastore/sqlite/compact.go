@@ -29,7 +29,16 @@ const (
 	sliceMax  = 4000
 )
 
-// compact removes what is not needed to read any revision from target on.
+// sweepRevisions and sweepBytes are how much history is let pile up before
+// its rows are removed. Row by row it would write almost as much as the
+// changes themselves; together many of them are on one page.
+const (
+	sweepRevisions = 1000
+	sweepBytes     = 4 << 20
+)
+
+// compact makes revisions before target unreadable. The rows that only they
+// need are removed when it is worth it.
 func (s *store) compact(ctx context.Context, target int64) error {
 	select {
 	case s.compacting <- struct{}{}:
@@ -37,22 +46,46 @@ func (s *store) compact(ctx context.Context, target int64) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s.mu.RLock()
-	at, current := s.compacted, s.current
-	s.mu.RUnlock()
+	s.mu.Lock()
+	compacted, current, swept := s.compacted, s.current, s.swept
+	if target > compacted && target <= current {
+		s.compacted = target
+	}
+	s.mu.Unlock()
 	switch {
 	case target > current:
 		return server.ErrFutureRev
-	case target <= at:
+	case target <= compacted:
 		return server.ErrCompacted
+	case target-swept < sweepRevisions && s.unswept.Load() < sweepBytes && !s.space.low.Load():
+		return nil
 	}
-	begin, from, slice := time.Now(), at, int64(4*sliceMin)
-	for at < target {
-		to := min(target, at+slice)
+	begin := time.Now()
+	s.unswept.Store(0)
+	if err := s.sweep(ctx, target); err != nil {
+		return err
+	}
+	if err := s.shrink(ctx); err != nil {
+		return err
+	}
+	s.logger.Debug("history has been compacted", "from", swept, "to", target, "after", time.Since(begin))
+	return nil
+}
+
+// sweep removes the rows that no revision from target on needs.
+func (s *store) sweep(ctx context.Context, target int64) error {
+	slice := int64(4 * sliceMin)
+	for {
+		s.mu.RLock()
+		at := s.swept
+		s.mu.RUnlock()
+		if at >= target {
+			return nil
+		}
 		var took time.Duration
 		if err := s.task(ctx, func(w *writer) error {
 			begin := time.Now()
-			err := w.squeeze(func() error { return w.compactTo(at, to) })
+			err := w.squeeze(func() error { return w.sweep(at, min(target, at+slice)) })
 			took = time.Since(begin)
 			s.metrics.compaction.Observe(took.Seconds())
 			return err
@@ -62,7 +95,6 @@ func (s *store) compact(ctx context.Context, target int64) error {
 		} else if err != nil {
 			return err
 		}
-		at = to
 		switch {
 		case took > sliceGoal:
 			slice = max(sliceMin, slice/2)
@@ -70,36 +102,19 @@ func (s *store) compact(ctx context.Context, target int64) error {
 			slice = min(sliceMax, 2*slice)
 		}
 	}
-	if err := s.shrink(ctx); err != nil {
-		return err
-	}
-	s.logger.Debug("history has been compacted", "from", from, "to", target, "after", time.Since(begin))
-	return nil
 }
 
-// compactTo does one slice of a compaction, in (from, to].
-func (w *writer) compactTo(from, to int64) (err error) {
-	w.store.mu.Lock()
-	// Before the rows are gone: whoever reads a revision looks at compacted
-	// when he has read.
-	w.compacted = to
+// sweep removes what a row in (from, to] replaces. All of that is before
+// compacted: whoever reads a revision looks at that when he has read.
+func (w *writer) sweep(from, to int64) error {
+	w.store.mu.RLock()
 	newest := w.current
-	w.store.mu.Unlock()
-	defer func() {
-		w.store.mu.Lock()
-		defer w.store.mu.Unlock()
-		switch {
-		case err != nil:
-			w.compacted = from
-		case w.tombs != nil:
-			w.tombs.compact(min(to, newest-1))
-		}
-	}()
-	// What a power cut undoes of a compaction is done again by the next.
+	w.store.mu.RUnlock()
+	// What a power cut undoes of it is done again by the next.
 	if err := w.setMode(syncNormal); err != nil {
 		return err
 	}
-	return w.transaction(func() error {
+	err := w.transaction(func() error {
 		removed, err := w.db.exec(compactSQL, args(from, to, newest)...)
 		if err != nil {
 			return err
@@ -108,6 +123,27 @@ func (w *writer) compactTo(from, to int64) (err error) {
 		_, err = w.db.exec(compactedSQL, args(to)...)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	w.swept = to
+	if w.tombs != nil {
+		w.tombs.compact(min(to, newest-1))
+	}
+	return nil
+}
+
+// finishSweep removes what is left, so that the file says where history
+// begins.
+func (s *store) finishSweep() {
+	s.mu.RLock()
+	target := s.compacted
+	s.mu.RUnlock()
+	if err := s.sweep(context.Background(), target); err != nil {
+		s.logger.Warn("old history stays in the database until it is compacted again", "error", err)
+	}
 }
 
 // task runs do on the writer's goroutine, between two batches.

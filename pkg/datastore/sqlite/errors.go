@@ -39,6 +39,7 @@ func (s *store) wireError(doing string, err error) error {
 			code = codes.Unavailable
 		case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
 			code = codes.DataLoss
+			s.suspect(err)
 		case sqlite3.ErrTooBig:
 			code = codes.InvalidArgument
 		}
@@ -46,8 +47,17 @@ func (s *store) wireError(doing string, err error) error {
 	return status.Error(code, fmt.Sprintf("%s: database %s: %v", doing, s.file.path, err))
 }
 
+// suspect notes that the file is damaged: the next start looks through all of
+// it, also after a clean stop.
+func (s *store) suspect(err error) {
+	if s.damaged.CompareAndSwap(false, true) {
+		s.logger.Error("the database is damaged; start skiff again, which saves what can be read", "file", s.file.path, "error", err)
+	}
+}
+
 // lost is for a row that should be there.
 func (s *store) lost(revision int64) error {
+	s.suspect(fmt.Errorf("revision %d is missing", revision))
 	return status.Error(codes.DataLoss, fmt.Sprintf("revision %d is missing from the database %s: it is damaged; stop skiff, and it is checked when it starts again", revision, s.file.path))
 }
 

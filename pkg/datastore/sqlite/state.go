@@ -18,7 +18,7 @@ const bootIDFile = "/proc/sys/kernel/random/boot_id"
 // state is what is known of a database besides its rows, in a file beside it.
 type state struct {
 	Boot    string `json:"boot"`    // the boot in which it was last opened
-	Open    bool   `json:"open"`    // it has not been closed since
+	Open    bool   `json:"open"`    // it has not been closed since, or has to be checked
 	Settled bool   `json:"settled"` // the cluster's first start has been completed
 }
 

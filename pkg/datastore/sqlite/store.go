@@ -46,6 +46,8 @@ type store struct {
 	stopped     chan struct{} // closed when the writer has ended
 	working     sync.WaitGroup
 	settled     atomic.Bool
+	unswept     atomic.Int64 // bytes of values since history was removed
+	damaged     atomic.Bool  // a read has shown it
 
 	mu        sync.RWMutex
 	keys      *keyindex.Index // nil if there are more than maxKeys
@@ -53,6 +55,7 @@ type store struct {
 	recent    recent
 	current   int64 // the newest revision that is committed
 	compacted int64 // revisions before it cannot be read
+	swept     int64 // what only revisions before it need has been removed; the file says so
 }
 
 var _ server.Backend = (*store)(nil)
@@ -201,6 +204,7 @@ func (s *store) load(c *conn) (err error) {
 	if s.compacted, err = c.number(compactRevSQL); err != nil {
 		return err
 	}
+	s.swept = s.compacted
 	if s.pageSize, err = c.number(pageSizeSQL); err != nil {
 		return err
 	}
@@ -270,6 +274,7 @@ func (s *store) settle(ctx context.Context) error {
 
 // close ends what serves the store, and leaves one self-contained file.
 func (s *store) close(context.Context) error {
+	s.finishSweep()
 	close(s.closing)
 	<-s.stopped
 	err := s.readers.close()
@@ -280,7 +285,7 @@ func (s *store) close(context.Context) error {
 		cerr = errors.Join(cerr, c.close())
 	}
 	if cerr == nil {
-		cerr = s.file.writeState(state{Boot: s.file.boot, Settled: s.settled.Load()})
+		cerr = s.file.writeState(state{Boot: s.file.boot, Open: s.damaged.Load(), Settled: s.settled.Load()})
 	} else {
 		cerr = s.file.explain(cerr)
 	}

@@ -172,6 +172,7 @@ func (w *writer) committed(steps []step, took time.Duration) {
 		bytes += len(st.value)
 	}
 	w.wrote(int64(len(steps)), bytes)
+	w.unswept.Add(int64(bytes))
 	if w.durability == Balanced {
 		select {
 		case w.unsynced <- struct{}{}:
