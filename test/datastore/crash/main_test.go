@@ -51,7 +51,7 @@ func fastDir(t *testing.T) string {
 	if _, err := os.Stat(memory); err != nil {
 		return t.TempDir()
 	}
-	dir, err := os.MkdirTemp(memory, "skiff-crash-")
+	dir, err := os.MkdirTemp(memory, "skiff-crash-") //nolint:usetesting // Not where TempDir puts it.
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func (r recording) keep(t *testing.T, cut disk.Cut) {
 	if to == "" {
 		return
 	}
-	dir, err := os.MkdirTemp(to, "image-")
+	dir, err := os.MkdirTemp(to, "image-") //nolint:usetesting // It is there to stay.
 	if err == nil {
 		err = r.log.Build(cut).WriteTo(dir)
 	}

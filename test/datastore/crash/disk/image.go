@@ -48,10 +48,9 @@ func (c Cut) String() string {
 
 // content is a file on its way through the history.
 type content struct {
-	now, disk         []byte // what the system sees; what is on the disk
-	size              int    // of disk, which may be longer than what was written
-	durable           int    // everything before this position is on the disk
-	created, volatile bool
+	now, disk []byte // what the system sees; what is on the disk
+	size      int    // of disk, which may be longer than what was written
+	volatile  bool
 }
 
 // Image is a directory after a cut: the files by their relative names.
@@ -81,7 +80,6 @@ func (l *Log) Build(c Cut) Image {
 	}
 	files := make([]content, l.files)
 	for i := range files {
-		files[i].durable = durable[i]
 		files[i].volatile = l.volatil[i]
 	}
 	for i, o := range ops {

@@ -8,6 +8,7 @@ package ledger
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -186,8 +187,8 @@ func (l *Ledger) find(key string, sum uint64, deleted bool, revision int64) *Wri
 		}
 		return nil
 	}
-	for i := len(all) - 1; i >= 0; i-- {
-		if w := all[i]; w.Revision == 0 && w.Deleted == deleted && (deleted || w.Sum == sum) {
+	for _, w := range slices.Backward(all) {
+		if w.Revision == 0 && w.Deleted == deleted && (deleted || w.Sum == sum) {
 			return w
 		}
 	}
