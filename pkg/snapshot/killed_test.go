@@ -74,7 +74,7 @@ func TestRestoreKilled(t *testing.T) {
 		}
 		begin, delay := time.Now(), whole
 		if round > 0 {
-			delay = time.Duration(rand.New(rand.NewPCG(round, 0)).Int64N(int64(whole * 5 / 4)))
+			delay = time.Duration(rand.New(rand.NewPCG(round, 0)).Int64N(int64(2 * whole)))
 		}
 		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait() // It was killed, or had finished before.

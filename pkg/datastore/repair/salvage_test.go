@@ -510,3 +510,57 @@ func alone(t *testing.T, path string) {
 		}
 	}
 }
+
+// TestSalvageScattered turns bytes all over the file and its log: whatever they
+// say, it ends, without a crash, with a sound database or an error.
+func TestSalvageScattered(t *testing.T) {
+	for _, s := range shapes() {
+		t.Run(s.name, func(t *testing.T) {
+			dir := t.TempDir()
+			live := filepath.Join(dir, "live.db")
+			fill(t, live, s, 200, 17)
+			db := open(live, "mode=rw&_synchronous=OFF")
+			defer db.Close()
+			run(t, db, `PRAGMA wal_autocheckpoint = 0`)
+			write(t, db, 30, 19)
+			files := make(map[string][]byte)
+			for _, suffix := range []string{"", "-wal"} {
+				data, err := os.ReadFile(live + suffix)
+				if err != nil {
+					t.Fatal(err)
+				}
+				files[suffix] = data
+			}
+			refused := 0
+			path := filepath.Join(dir, "state.db")
+			for seed := range uint64(rounds(150, 20000)) {
+				rng := rand.New(rand.NewPCG(seed, 5))
+				for suffix, data := range files {
+					data = slices.Clone(data)
+					for range rng.IntN(300) {
+						at := rng.IntN(len(data))
+						if rng.IntN(2) == 0 { // the beginnings of pages hurt most
+							at = at/s.page*s.page + rng.IntN(32)
+						}
+						data[min(at, len(data)-1)] = byte(rng.Uint32())
+					}
+					if err := os.WriteFile(path+suffix, data, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.RemoveAll(path + ".new"); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := Salvage(t.Context(), path, path+".new"); err != nil {
+					refused++
+					t.Logf("seed %d: %v", seed, err)
+				} else if err := Check(t.Context(), path+".new"); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+			}
+			if refused > rounds(150, 20000)/10 {
+				t.Errorf("%d files were given up", refused)
+			}
+		})
+	}
+}
