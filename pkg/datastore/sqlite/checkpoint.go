@@ -15,11 +15,11 @@ const (
 	// the database, in bytes, before that is done. What is written often is
 	// copied once, so more is better, but it is read again at the start after
 	// a crash.
-	checkpointAt = 4 << 20
+	checkpointAt = 3 << 20
 	// restartAt is the size of the log at which writes wait until it has been
 	// copied and can begin anew. With what is written between two looks it
 	// stays below 16 MiB.
-	restartAt = 8 << 20
+	restartAt = 6 << 20
 	// lookEvery is how much is written between two looks at the log's size.
 	lookEvery = 512 << 10
 	// restartWait bounds how long writes wait for readers of the log and for a

@@ -13,7 +13,7 @@ import (
 const (
 	// batchChanges and batchBytes bound what one transaction commits.
 	batchChanges = 256
-	batchBytes   = 4 << 20
+	batchBytes   = 2 << 20
 
 	// slowSync is how long a commit may take before it is worth a warning.
 	slowSync = 500 * time.Millisecond
