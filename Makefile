@@ -87,7 +87,7 @@ vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, 
 
 .PHONY: soak
 soak: | $(NEEDS) ## The datastore's tests in their long form; RUN=regexp for some (root, slow).
-	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/...
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/... ./pkg/datastore/repair
 
 .PHONY: conformance
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).

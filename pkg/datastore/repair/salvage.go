@@ -177,11 +177,12 @@ func (s *survey) report(newest map[string]version) Report {
 	}
 	lost, older := make(map[string]bool), make(map[string]bool)
 	for id, name := range s.names {
-		if _, ok := s.rows[id]; ok || internal(name) {
+		if _, ok := s.rows[id]; ok {
 			continue
 		}
 		r.LostRows++
 		switch v, ok := newest[name]; {
+		case internal(name): // Bump makes it anew.
 		case !ok:
 			lost[name] = true
 		case v.id < id:
