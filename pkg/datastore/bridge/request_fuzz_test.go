@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,10 +31,11 @@ const answerWithin = 10 * time.Second
 // answered, with what etcd would answer or with a status that says what is
 // wrong with it; afterwards lists and watches agree on what is stored.
 func FuzzRequests(f *testing.F) {
-	for i := range byte(64) {
-		seed := make([]byte, 96)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		seed := make([]byte, 100+rnd.IntN(300))
 		for n := range seed {
-			seed[n] = byte(n)*i ^ i>>1
+			seed[n] = byte(rnd.Uint32())
 		}
 		f.Add(seed)
 	}
