@@ -76,9 +76,9 @@ type Options struct {
 	// used for it, and a damaged SQLite database makes way for an empty one.
 	Disposable bool
 	// Snapshot writes the newest sound snapshot of the SQLite database to a
-	// path, and says which one it is; it is asked when the database is damaged.
-	// It may be nil.
-	Snapshot func(ctx context.Context, to string) (name string, err error)
+	// path, and says which one it is and how many revisions may have been given
+	// out since; it is asked when the database is damaged. It may be nil.
+	Snapshot func(ctx context.Context, to string) (name string, jump int64, err error)
 	Notes    status.Notes // told what was done to a damaged database; may be nil
 	// BootID identifies the running boot of the kernel, after whose end
 	// unsynced writes are gone; "" asks the kernel.

@@ -131,6 +131,8 @@ func (s *Server) openDatastore() (err error) {
 		Socket:     cfg.Paths.DatastoreSocket(),
 		Durability: cfg.Server.DatastoreDurability,
 		Bootstrap:  true,
+		Snapshot:   s.newestSnapshot,
+		Notes:      s.o.Notes,
 		Logger:     s.o.Logger.With("component", "datastore"),
 	})
 	if err != nil {

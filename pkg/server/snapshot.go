@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -65,4 +66,10 @@ func (s *Server) addSnapshots(g *component.Group, after component.Ref, logger *s
 		Notes:    s.o.Notes,
 		Logger:   logger,
 	}, component.After(after))
+}
+
+// newestSnapshot is datastore.Options.Snapshot.
+func (s *Server) newestSnapshot(ctx context.Context, to string) (name string, jump int64, err error) {
+	info, err := snapshot.NewestDatabase(ctx, s.cfg.Server.SnapshotDir, to)
+	return info.Name, info.Jump(time.Now()), err
 }

@@ -33,9 +33,8 @@ type file struct {
 
 	disposable bool // what is lost with it is not worth an interruption
 	notes      status.Notes
-	// snapshot writes the newest sound snapshot to a path and says which one
-	// it is; nil if there are none.
-	snapshot func(ctx context.Context, to string) (string, error)
+	// snapshot is Options.Snapshot.
+	snapshot func(ctx context.Context, to string) (string, int64, error)
 }
 
 // marker is a file that says the database has been created, so that its loss

@@ -47,12 +47,12 @@ func (f file) replacement() string { return f.path + ".replacement" }
 // returned, with the way out, if there is nothing sound.
 func (f file) replace(ctx context.Context, cause error) error {
 	f.logger.Error("the database is damaged, saving what can be read", "file", f.path, "error", cause)
-	aside := f.path + ".damaged-" + time.Now().UTC().Format("20060102T150405Z")
-	what, err := f.makeDraft(ctx)
+	aside := f.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
+	what, jump, err := f.makeDraft(ctx)
 	if err != nil {
 		return errors.Join(f.damaged(cause), err, f.discardDraft())
 	}
-	if _, err := repair.Bump(ctx, f.draft(), leap); err != nil {
+	if _, err := repair.Bump(ctx, f.draft(), max(leap, jump)); err != nil {
 		return errors.Join(f.damaged(cause), fmt.Errorf("prepare the new database: %w", err), f.discardDraft())
 	}
 	for _, suffix := range []string{"", "-wal"} {
@@ -72,35 +72,37 @@ func (f file) replace(ctx context.Context, cause error) error {
 	return nil
 }
 
-// makeDraft writes the best database that can be had, and says what it is.
-func (f file) makeDraft(ctx context.Context) (string, error) {
+// makeDraft writes the best database that can be had, and says what it is and
+// how far its revisions may be behind.
+func (f file) makeDraft(ctx context.Context) (what string, jump int64, err error) {
 	if err := f.discardDraft(); err != nil {
-		return "", err
+		return "", 0, err
 	}
 	report, err := repair.Salvage(ctx, f.path, f.draft())
+	salvaged := "what could be read of it: " + report.String()
 	if err == nil && report.Complete {
-		return "what could be read of it: " + report.String(), nil
+		return salvaged, 0, nil
 	}
 	saved := f.path + ".snapshot"
 	defer os.Remove(saved) // It is a copy.
-	from, serr := f.fromSnapshot(ctx, saved)
+	from, jump, serr := f.fromSnapshot(ctx, saved)
 	switch {
 	case serr == nil && (err != nil || 100*int64(report.Keys) < fewKeys*keysIn(saved)):
 		if err := errors.Join(f.discardDraft(), os.Rename(saved, f.draft())); err != nil {
-			return "", fmt.Errorf("use snapshot: %w", err)
+			return "", 0, fmt.Errorf("use snapshot: %w", err)
 		}
-		return "the snapshot " + from + ": what was written after it is lost", nil
+		return "the snapshot " + from + ": what was written after it is lost", jump, nil
 	case err == nil:
-		return "what could be read of it: " + report.String(), nil
+		return salvaged, 0, nil
 	case f.disposable:
-		return "an empty one", f.begin(ctx)
+		return "an empty one", 0, f.begin(ctx)
 	}
-	return "", errors.Join(err, serr)
+	return "", 0, errors.Join(err, serr)
 }
 
-func (f file) fromSnapshot(ctx context.Context, to string) (string, error) {
+func (f file) fromSnapshot(ctx context.Context, to string) (string, int64, error) {
 	if f.snapshot == nil {
-		return "", errors.New("there is no snapshot")
+		return "", 0, errors.New("there is no snapshot")
 	}
 	return f.snapshot(ctx, to)
 }

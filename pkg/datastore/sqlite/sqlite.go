@@ -35,8 +35,9 @@ type Options struct {
 	// Disposable makes a damaged database give way to an empty one.
 	Disposable bool
 	// Snapshot writes the newest sound snapshot of the database to a path, and
-	// says which one it is. It may be nil.
-	Snapshot func(ctx context.Context, to string) (name string, err error)
+	// says which one it is and how many revisions may have been given out
+	// since. It may be nil.
+	Snapshot func(ctx context.Context, to string) (name string, jump int64, err error)
 	Notes    status.Notes // told what was done to a damaged database; may be nil
 	BootID   string       // identity of the running boot; "" asks the kernel
 	Logger   *slog.Logger
