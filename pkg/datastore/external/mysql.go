@@ -141,7 +141,9 @@ func (m *mariadb) options(ctx context.Context, db *sql.DB, fresh bool, o *shared
 }
 
 // readCommitted opens connections whose statements do not lock the gaps
-// between keys: writers of neighbouring keys would stop each other.
+// between keys: writers of neighbouring keys would stop each other. Where the
+// server gives out every second or third number only, as in a cluster, it is
+// asked for all, if the user may ask: each missing one has to be waited for.
 type readCommitted struct{ driver.Connector }
 
 // Connect implements driver.Connector.
@@ -153,6 +155,10 @@ func (r *readCommitted) Connect(ctx context.Context) (driver.Conn, error) {
 	const set = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, set, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("set the isolation level: %w", err), conn.Close())
+	}
+	_, err = conn.(driver.ExecerContext).ExecContext(ctx, "SET SESSION auto_increment_increment = 1, SESSION auto_increment_offset = 1", nil)
+	if _, refused := errors.AsType[*mysql.MySQLError](err); err != nil && !refused {
+		return nil, errors.Join(fmt.Errorf("set the numbering: %w", err), conn.Close())
 	}
 	return conn, nil
 }

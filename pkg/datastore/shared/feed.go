@@ -183,7 +183,7 @@ func (s *store) watch(ctx context.Context, key, end string, revision int64) (res
 	}
 	var past []*server.Event
 	if after >= compacted && after < pos {
-		past, compacted, err = s.events(ctx, key, end, after, pos)
+		past, compacted, err = s.events(ctx, key, end, after, pos, 0)
 	}
 	switch {
 	case err != nil:

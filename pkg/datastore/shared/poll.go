@@ -11,9 +11,11 @@ import (
 )
 
 const (
-	// pollRows bounds one look for new events; fillRows how many revisions
-	// are filled at once.
+	// pollRows bounds one look for new events; after one that failed the
+	// next is smaller, since values may be large and the connection slow.
+	// fillRows is how many revisions are filled at once.
 	pollRows = 500
+	minRows  = 4
 	fillRows = 1000
 	// pollTimeout bounds the statements of the poller, so that a server that
 	// has gone silent is noticed.
@@ -81,8 +83,9 @@ func (s *store) poll(ctx context.Context) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	pos := s.feed.position()
-	events, compacted, err := s.events(ctx, "", "", pos, 0)
+	events, compacted, err := s.events(ctx, "", "", pos, 0, s.batch)
 	if err != nil {
+		s.batch = max(s.batch/4, minRows)
 		return false, err
 	}
 	if compacted > pos {
@@ -91,6 +94,8 @@ func (s *store) poll(ctx context.Context) (more bool, err error) {
 		s.jump(compacted)
 		return true, nil
 	}
+	full := len(events) == s.batch
+	s.batch = pollRows
 	n := 0
 	for n < len(events) && events[n].KV.ModRevision == pos+1+int64(n) {
 		n++
@@ -98,7 +103,7 @@ func (s *store) poll(ctx context.Context) (more bool, err error) {
 	s.counts.note(events[:n])
 	s.feed.publish(events[:n])
 	if n == len(events) {
-		return n == pollRows || n > 0 && s.asked.Load() > pos+int64(n), nil
+		return full || n > 0 && s.asked.Load() > pos+int64(n), nil
 	}
 	first, last := pos+1+int64(n), events[n].KV.ModRevision-1
 	return true, s.close(ctx, first, last)
@@ -138,10 +143,10 @@ func (s *store) close(ctx context.Context, first, last int64) error {
 	return nil
 }
 
-// events reads the rows of a range after a revision and, unless upTo is 0, up
-// to another, otherwise the first few; and how far the history has been
-// compacted, by the same look at the database if there is a row.
-func (s *store) events(ctx context.Context, key, end string, after, upTo int64) (events []*server.Event, compacted int64, err error) {
+// events reads the rows of a range after a revision, unless upTo is 0 up to
+// another, and unless limit is 0 only the first; and how far the history has
+// been compacted, by the same look at the database if there is a row.
+func (s *store) events(ctx context.Context, key, end string, after, upTo int64, limit int) (events []*server.Event, compacted int64, err error) {
 	defer s.timed("read changes", time.Now())
 	where, args := []string{`kv.id > ?`}, []any{after}
 	if upTo > 0 {
@@ -157,8 +162,8 @@ func (s *store) events(ctx context.Context, key, end string, after, upTo int64) 
 	statement := words(`SELECT`, compactedSQL+`,`, columnsSQL+`,`, `kv.value, kv.prev_revision, CASE WHEN kv.created = 0
 		THEN COALESCE(kv.old_value, (SELECT old.value FROM kine AS old WHERE old.id = kv.prev_revision)) END
 		FROM kine AS kv WHERE`, strings.Join(where, " AND "), `ORDER BY kv.id`)
-	if upTo == 0 {
-		statement += ` LIMIT ` + strconv.Itoa(pollRows)
+	if limit > 0 {
+		statement += ` LIMIT ` + strconv.Itoa(limit)
 	}
 	rows, err := s.db.QueryContext(ctx, s.dialect.sql(statement), args...)
 	if err != nil {

@@ -45,7 +45,8 @@ type store struct {
 
 	feed   feed
 	counts counts
-	gap    gap  // used by the poller only
+	gap    gap // this and batch are the poller's
+	batch  int
 	pace   pace // when to look without being told
 	notes  chan struct{}
 	noted  atomic.Int64 // the newest revision to tell others of
@@ -59,7 +60,7 @@ var _ server.Backend = (*store)(nil)
 func New(o Options) server.Backend {
 	s := &store{
 		db: o.DB, dialect: o.Dialect, listen: o.Listen, logger: o.Logger, working: o.Working,
-		notes: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		notes: make(chan struct{}, 1), wake: make(chan struct{}, 1), batch: pollRows,
 	}
 	s.feed.init()
 	s.counts.reset(0)

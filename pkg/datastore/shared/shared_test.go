@@ -188,7 +188,12 @@ func TestFeedKeepsTheOrder(t *testing.T) {
 			t.Errorf("revisions (-want +got):\n%s", d)
 		}
 		f.jump(20)
-		for range slowest.out { //nolint:revive // what was queued still comes
+		queued := 0
+		for events := range slowest.out {
+			queued += len(events)
+		}
+		if queued != 3 {
+			t.Errorf("%d events came before the end, want 3", queued)
 		}
 		if err := <-slowest.errc; !errors.Is(err, server.ErrCompacted) {
 			t.Errorf("who has missed events is told %v", err)
