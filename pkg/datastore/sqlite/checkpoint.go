@@ -62,6 +62,7 @@ func (w *writer) trim() {
 		_, _, err = copyLog(w.db, "RESTART")
 	}
 	if err != nil {
+		w.unsure(err)
 		w.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 	}
 }
@@ -77,6 +78,7 @@ func (s *store) checkpointer(c *conn) {
 		}
 		s.space.restore()
 		if _, _, err := copyLog(c, "PASSIVE"); err != nil {
+			s.unsure(err)
 			s.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 		}
 	}
@@ -101,6 +103,7 @@ func (w *writer) rewind() bool {
 	}
 	size, copied, err := copyLog(w.db, "RESTART")
 	if err != nil || copied < size {
+		w.unsure(err)
 		w.stuck = time.Now()
 		return false
 	}
@@ -134,6 +137,7 @@ func (s *store) syncer() {
 		case <-timer.C:
 		}
 		if err := syncLog(s.file.path); err != nil {
+			s.torn.Store(true)
 			s.logger.Warn("the last writes could not be synced to the disk", "error", err)
 		}
 	}

@@ -115,6 +115,10 @@ func (f file) recover(ctx context.Context, last *state) error {
 		if damaged {
 			return &repair.DamagedError{Path: f.path, Detail: "its write-ahead log is damaged"}
 		}
+		// Its sync may have failed in the process before.
+		if err := rewriteLog(f.path); err != nil {
+			return f.explain(err)
+		}
 	}
 	if err := repair.Check(ctx, f.path); err != nil {
 		return f.explain(err)

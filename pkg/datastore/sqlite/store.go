@@ -48,6 +48,7 @@ type store struct {
 	settled     atomic.Bool
 	unswept     atomic.Int64 // bytes of values since history was removed
 	damaged     atomic.Bool  // a read has shown it
+	torn        atomic.Bool  // the disk has failed: the log has to be written once more
 
 	mu        sync.RWMutex
 	keys      *keyindex.Index // nil if there are more than maxKeys

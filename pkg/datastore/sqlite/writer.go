@@ -221,11 +221,15 @@ func (w *writer) try(batch []*change) (steps []step, revision int64, err error) 
 }
 
 // transaction commits what do writes, or nothing.
-func (w *writer) transaction(do func() error) error {
+func (w *writer) transaction(do func() error) (err error) {
+	if err := w.mend(); err != nil {
+		return err
+	}
+	defer func() { w.unsure(err) }()
 	if _, err := w.db.exec(`BEGIN IMMEDIATE`); err != nil {
 		return err
 	}
-	err := do()
+	err = do()
 	if err == nil {
 		_, err = w.db.exec(`COMMIT`)
 	}
