@@ -120,6 +120,35 @@ func TestPowerCutInRecovery(t *testing.T) {
 	}
 }
 
+// TestPowerCutAfterErrors cuts the power of a store whose disk now and then
+// fails to sync. Such a write is refused; what is acknowledged later is not
+// lost because of what the system has forgotten.
+func TestPowerCutAfterErrors(t *testing.T) {
+	t.Parallel()
+	seed := seed(t)
+	s := place(t, fastDir(t))
+	var r *rand.Rand // the recorder asks one after the other
+	syncs, failed := 0, 0
+	stubborn := mixed
+	stubborn.Stubborn = true
+	broken := func() bool {
+		if r == nil {
+			r = rand.New(rand.NewPCG(seed, 4))
+		}
+		if syncs++; syncs < 100 || r.IntN(20) > 0 { // It comes up first.
+			return false
+		}
+		failed++
+		return true
+	}
+	rec := record(t, s, seed, life{load: stubborn, time: time.Second, kill: true, broken: broken})
+	t.Logf("%d of %d syncs failed", failed, syncs)
+	if failed == 0 {
+		t.Error("no sync has failed")
+	}
+	rec.cutOften(t, s, seed, amount(60, 500), full)
+}
+
 // TestLooseDurability cuts the power of stores that do not wait for the disk.
 // They lose writes, but use no revision twice and leave no holes. That they do
 // lose some shows that the recorder and the cuts are worth something.

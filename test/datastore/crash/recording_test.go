@@ -40,6 +40,7 @@ type life struct {
 	// inherit is set for the first life of a store that holds something:
 	// whatever it has when it answers, and a revision that was known before.
 	inherit bool
+	broken  func() bool // whether a sync fails
 	known   int64
 }
 
@@ -72,7 +73,7 @@ func live(t *testing.T, s victim.Spec, l life, log *disk.Log) (settled int) {
 	s.Bootstrap = l.settle > 0
 	var r *recorder.Recorder
 	v, err := victim.Start(s, func(cmd *exec.Cmd) (err error) {
-		r, err = recorder.Start(cmd, recorder.Options{Dir: filepath.Dir(s.Dir), Log: log, Slow: time.Millisecond})
+		r, err = recorder.Start(cmd, recorder.Options{Dir: filepath.Dir(s.Dir), Log: log, Slow: time.Millisecond, Broken: l.broken})
 		return err
 	})
 	if err != nil {

@@ -67,10 +67,13 @@ func (l *Log) Build(c Cut) Image {
 	defer l.mu.Unlock()
 	r := rand.New(rand.NewPCG(c.Seed, 1))
 	ops := l.ops[:c.At]
-	durable := make([]int, l.files)
-	for _, o := range ops {
-		if o.Kind == SyncEnd {
+	durable, failed := make([]int, l.files), make([][]int, l.files)
+	for i, o := range ops {
+		switch o.Kind {
+		case SyncEnd:
 			durable[o.File] = max(durable[o.File], o.Sync)
+		case SyncFail:
+			failed[o.File] = append(failed[o.File], i)
 		}
 	}
 	stop := len(ops) // of a disk that writes in order
@@ -84,7 +87,8 @@ func (l *Log) Build(c Cut) Image {
 	}
 	for i, o := range ops {
 		if o.Kind == Write || o.Kind == Truncate {
-			c.apply(r, &files[o.File], o, i < durable[o.File] || c.InOrder && i < stop)
+			surely := i < durable[o.File] && !l.forgotten(ops, i, failed[o.File])
+			c.apply(r, &files[o.File], o, surely || c.InOrder && i < stop)
 		}
 	}
 	img := Image{}
@@ -96,6 +100,20 @@ func (l *Log) Build(c Cut) Image {
 		img[name] = files[file.id].bytes(r)
 	}
 	return img
+}
+
+// forgotten reports whether the first sync after an operation has failed.
+func (l *Log) forgotten(ops []Op, i int, failed []int) bool {
+	n, _ := slices.BinarySearch(failed, i)
+	if n == len(failed) {
+		return false
+	}
+	for _, o := range ops[i:failed[n]] {
+		if o.Kind == SyncStart && o.File == ops[i].File {
+			return false
+		}
+	}
+	return true
 }
 
 // apply puts a change into what the system sees, and the parts that the disk
@@ -193,7 +211,7 @@ func (c Cut) namesOf(r *rand.Rand, ops []Op, durable []int, stop int) map[string
 			dirs[o.Path] = o.File
 		}
 		switch {
-		case o.Kind == Write || o.Kind == Truncate || o.Kind == SyncStart || o.Kind == SyncEnd:
+		case o.Kind == Write || o.Kind == Truncate || o.Kind >= SyncStart:
 		case !reached(i, o.Path):
 		case o.Kind == Rename:
 			if e, ok := names[o.Path]; ok && reached(i, o.To) {

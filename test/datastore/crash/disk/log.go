@@ -20,7 +20,8 @@ type Kind uint8
 
 // The operations that change a directory or make changes durable. A sync has a
 // start and an end: what was written before its start is durable from its end
-// on.
+// on. After one that fails, the system takes what it could not write for
+// written: no later sync tries again.
 const (
 	Create Kind = iota
 	Mkdir
@@ -31,6 +32,7 @@ const (
 	Unlink
 	SyncStart
 	SyncEnd
+	SyncFail
 )
 
 func (k Kind) String() string {
@@ -255,6 +257,13 @@ func (l *Log) EndSync(start int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.add(Op{Kind: SyncEnd, File: l.ops[start].File, Sync: start})
+}
+
+// FailSync adds a sync that fails.
+func (l *Log) FailSync(file int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.add(Op{Kind: SyncFail, File: file})
 }
 
 // Shared notes that a file's content is changed through shared memory, so that

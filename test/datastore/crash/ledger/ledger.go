@@ -178,7 +178,8 @@ func (l *Ledger) Event(e *clientv3.Event, position int) {
 }
 
 // find returns the write that explains a state: the one with that revision, or
-// the newest one whose revision is not known yet.
+// the newest one whose revision is not known yet and may be this one. That of
+// a removal that was adopted comes late, with a watch from the past.
 func (l *Ledger) find(key string, sum uint64, deleted bool, revision int64) *Write {
 	all := l.keys[key]
 	if w := l.byRev[revision]; w != nil {
@@ -187,12 +188,17 @@ func (l *Ledger) find(key string, sum uint64, deleted bool, revision int64) *Wri
 		}
 		return nil
 	}
-	for _, w := range slices.Backward(all) {
-		if w.Revision == 0 && w.Deleted == deleted && (deleted || w.Sum == sum) {
+	for i, w := range slices.Backward(all) {
+		if w.Revision == 0 && w.Deleted == deleted && (deleted || w.Sum == sum) && !newer(all[:i], revision) {
 			return w
 		}
 	}
 	return nil
+}
+
+// newer reports whether one of a key's writes has a higher revision.
+func newer(all []*Write, revision int64) bool {
+	return slices.ContainsFunc(all, func(w *Write) bool { return w.Revision > revision })
 }
 
 // Blame notes something that must not happen.

@@ -30,6 +30,9 @@ type Load struct {
 	Compact bool
 	// Short also writes keys that go away by themselves.
 	Short bool
+	// Stubborn goes on after an error, once it knows what has become of the
+	// write.
+	Stubborn bool
 	// Pause is how long a client rests between two writes.
 	Pause time.Duration
 }
@@ -136,6 +139,8 @@ func (l Load) Change(ctx context.Context, key string, value []byte, lease int64)
 	if err != nil {
 		if errors.Is(err, rpctypes.ErrNoSpace) || strings.Contains(err.Error(), "ResourceExhausted") {
 			l.Ledger.Refused(w)
+		} else if l.Stubborn && ctx.Err() == nil {
+			return l.resolve(ctx, w, value)
 		}
 		return fmt.Errorf("change %s: %w", key, err)
 	}
@@ -150,6 +155,21 @@ func (l Load) Change(ctx context.Context, key string, value []byte, lease int64)
 		l.Ledger.Blame("a change of %s at revision %d has got revision %d", key, expected, revision)
 	}
 	l.Ledger.Acknowledged(w, revision, position)
+	return nil
+}
+
+// resolve looks what has become of a write that got an error.
+func (l Load) resolve(ctx context.Context, w *Write, value []byte) error {
+	r, err := l.Client.Get(ctx, w.Key)
+	if err != nil {
+		return fmt.Errorf("read %s after an error: %w", w.Key, err)
+	}
+	switch {
+	case value == nil && len(r.Kvs) == 0, len(r.Kvs) > 0 && Sum(r.Kvs[0].Value) == w.Sum && value != nil:
+		l.Ledger.Blame("a write of %s that got an error has been made all the same", w.Key)
+	default:
+		l.Ledger.Refused(w)
+	}
 	return nil
 }
 

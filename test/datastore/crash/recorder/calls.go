@@ -55,6 +55,10 @@ func (r *Recorder) call(n *notification) (verdict, error) {
 		}
 	case unix.SYS_FSYNC, unix.SYS_FDATASYNC:
 		if file, ok := r.open(n, a[0]); ok {
+			if r.fails(n) {
+				r.Log.FailSync(file)
+				return refuse(unix.EIO), nil
+			}
 			return verdict{sync: r.Log.StartSync(file)}, nil
 		}
 	case unix.SYS_COPY_FILE_RANGE, unix.SYS_SPLICE:
@@ -78,6 +82,35 @@ func (r *Recorder) call(n *notification) (verdict, error) {
 }
 
 func refuse(e syscall.Errno) verdict { return verdict{errno: e, sync: -1} }
+
+// fails decides whether a sync fails. As in Linux, everybody who has the file
+// open then hears of it, once.
+func (r *Recorder) fails(n *notification) bool {
+	dir, own := fmt.Sprintf("/proc/%d/fd", n.pid), fmt.Sprint(int32(n.args[0]))
+	file, err := os.Readlink(filepath.Join(dir, own))
+	if err != nil {
+		return false
+	}
+	if told := r.untold[own]; told != "" {
+		delete(r.untold, own)
+		if told == file {
+			return true
+		}
+	}
+	if r.Broken == nil || !r.Broken() {
+		return false
+	}
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		return false
+	}
+	for _, fd := range all {
+		if link, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && link == file && fd.Name() != own {
+			r.untold[fd.Name()] = file
+		}
+	}
+	return true
+}
 
 // name records the calls that change names.
 func (r *Recorder) name(n *notification) error {

@@ -71,6 +71,8 @@ type Options struct {
 	Log   *disk.Log     // may be nil
 	Slow  time.Duration // the longest time that a sync takes
 	Clock *Clock        // the program's clock, nil for the true one
+	// Broken says whether the disk fails the next sync; nil never does.
+	Broken func() bool
 }
 
 // Recorder is one recorded run of a program.
@@ -79,6 +81,7 @@ type Recorder struct {
 
 	listener int
 	wg       sync.WaitGroup
+	untold   map[string]string // descriptors that have to hear that a file's sync has failed; serve's
 
 	mu  sync.Mutex
 	err error // guarded by mu: the first thing that could not be recorded
@@ -105,7 +108,7 @@ func Start(cmd *exec.Cmd, o Options) (*Recorder, error) {
 		_ = cmd.Process.Kill()
 		return nil, fmt.Errorf("record %s: %w", cmd.Path, errors.Join(err, cmd.Wait()))
 	}
-	r := &Recorder{Options: o, listener: listener}
+	r := &Recorder{Options: o, listener: listener, untold: map[string]string{}}
 	r.wg.Go(r.serve)
 	return r, nil
 }
