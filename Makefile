@@ -102,6 +102,11 @@ bench-datastore: build/tools/etcd | $(NEEDS) ## Compare etcd, kine and our datas
 	go build -o build/tools/datastore-serve ./test/bench/datastore/serve
 	go run ./test/bench/datastore $(BENCH)
 
+.PHONY: bench-stores
+bench-stores: bin/skiff build/tools/etcd ## make bench, with the API also on etcd and on kine (root).
+	go build -o build/tools/datastore-serve ./test/bench/datastore/serve
+	go run ./test/bench -stores etcd,kine $(BENCH)
+
 build/tools/etcd: tools.mod tools.sum
 	GOFLAGS=-trimpath CGO_ENABLED=0 go build -modfile=tools.mod -o $@ go.etcd.io/etcd/server/v3
 

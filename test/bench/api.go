@@ -170,10 +170,10 @@ func (l *load) parallel(name string, count, workers int, task func(int) error) {
 
 func (l *load) summarise(name string, times []float64, wall time.Duration) {
 	sorted := sortedCopy(times)
-	l.f.add("API: "+name+" p50", "ms", quantile(sorted, 0.5))
-	l.f.add("API: "+name+" p99", "ms", quantile(sorted, 0.99))
+	l.f.add(l.prefix+": "+name+" p50", "ms", quantile(sorted, 0.5))
+	l.f.add(l.prefix+": "+name+" p99", "ms", quantile(sorted, 0.99))
 	if wall > 0 {
-		l.f.add("API: "+name+" rate", "1/s", float64(len(times))/wall.Seconds())
+		l.f.add(l.prefix+": "+name+" rate", "1/s", float64(len(times))/wall.Seconds())
 	}
 }
 

@@ -25,6 +25,7 @@ type options struct {
 	window  time.Duration
 	pods    int
 	objects int
+	stores  string
 	out     string
 }
 
@@ -36,6 +37,7 @@ func main() {
 	flag.DurationVar(&o.window, "window", 60*time.Second, "how long CPU and writes are measured")
 	flag.IntVar(&o.pods, "pods", 50, "pods started one after the other")
 	flag.IntVar(&o.objects, "objects", 1000, "objects of the API load; 0 leaves it out")
+	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { run(p, o) }))
@@ -61,6 +63,11 @@ func run(p *hosts.Program, o options) {
 		code := hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { round(p, o, archive, f) })
 		if code != 0 {
 			p.Fatalf("round %d has failed", i+1)
+		}
+		for _, store := range o.others() {
+			if hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { storeRound(p, o, store, f) }) != 0 {
+				p.Fatalf("round %d has failed on %s", i+1, store)
+			}
 		}
 	}
 	binary := hosts.Binary(p)
@@ -102,7 +109,7 @@ func round(p *hosts.Program, o options, archive string, f figures) {
 		p.Fatalf("%v", err)
 	}
 	h.WriteFile("/var/lib/skiff/agent/images/tool.tar", string(image))
-	b := &node{Host: h, p: p, f: f}
+	b := &node{Host: h, p: p, f: f, prefix: "API"}
 	b.coldStart()
 	b.idle(o.settle, o.window)
 	b.restart()

@@ -23,6 +23,8 @@ type node struct {
 	p    *hosts.Program
 	f    figures
 	kube *kubernetes.Clientset
+
+	prefix string // of the names of the API load's figures
 }
 
 // limit is how long anything may take before a round is given up.

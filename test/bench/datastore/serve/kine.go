@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,7 +52,11 @@ func kine(ctx context.Context, dir, socket string) error {
 		grpc.MaxSendMsgSize(math.MaxInt32),
 	)
 	server.New(backend, "unix", 5*time.Second, "3.6.13").Register(srv)
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", socket)
+	network := "unix"
+	if !strings.HasPrefix(socket, "/") {
+		network = "tcp"
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, network, socket)
 	if err != nil {
 		return fmt.Errorf("listen for kine: %w", err)
 	}

@@ -25,7 +25,7 @@ import (
 
 func main() {
 	dir := flag.String("dir", "", "directory of the database")
-	socket := flag.String("socket", "", "unix socket to serve on")
+	socket := flag.String("socket", "", "unix socket to serve on; for kine also HOST:PORT")
 	durability := flag.String("durability", "", "of ours, as --datastore-durability of skiff")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
