@@ -286,6 +286,14 @@ func (s *Server) confine(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, Credential: credential()}
 }
 
+// Owner is the user and group that the servers run as.
+func Owner() (uid, gid int) {
+	if c := credential(); c != nil {
+		return int(c.Uid), int(c.Gid)
+	}
+	return os.Getuid(), os.Getgid()
+}
+
 // credential is nobody's, if this process is root: PostgreSQL refuses root.
 func credential() *syscall.Credential {
 	if os.Getuid() != 0 {
