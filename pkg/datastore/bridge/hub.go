@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -44,13 +43,14 @@ type hub struct {
 	backend server.Backend
 	logger  *slog.Logger
 
-	mu      sync.Mutex
-	pos     int64
-	floor   int64
-	recent  []*event
-	bytes   int // of recent
-	live    map[*watch]struct{}
-	streams map[*stream]struct{}
+	mu        sync.Mutex
+	pos       int64
+	floor     int64
+	compacted int64 // as far as this server has been asked to
+	recent    []*event
+	bytes     int // of recent
+	live      map[*watch]struct{}
+	streams   map[*stream]struct{}
 }
 
 // newHub returns a hub that begins at the backend's current revision.
@@ -180,18 +180,12 @@ func (h *hub) remember(e *event) {
 	}
 }
 
-// forget drops what is remembered up to a revision, because it has been
-// compacted: a watch that begins there has to be told so.
-func (h *hub) forget(revision int64) {
+// compact notes that history before a revision is gone: a watch that begins
+// there has to be told so, though the hub may remember the events.
+func (h *hub) compact(revision int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	n := 0
-	for n < len(h.recent) && h.recent[n].revision <= revision {
-		h.bytes -= h.recent[n].size
-		n++
-	}
-	h.recent = slices.Delete(h.recent, 0, n)
-	h.floor = max(h.floor, min(revision, h.pos))
+	h.compacted = max(h.compacted, revision)
 }
 
 // wakeWaiting wakes the streams that owe somebody a progress report.

@@ -121,6 +121,6 @@ func (k *kvServer) Compact(ctx context.Context, r *etcdserverpb.CompactionReques
 	if err != nil {
 		return nil, err
 	}
-	k.hub.forget(r.GetRevision())
+	k.hub.compact(r.GetRevision())
 	return &etcdserverpb.CompactionResponse{Header: header(rev)}, nil
 }

@@ -60,9 +60,10 @@ func (s *stream) next() ([]item, *watch, int64) {
 
 // join makes a lagging watch live if the hub remembers what it lacks.
 func (h *hub) join(w *watch) bool {
-	if w.next <= h.floor {
+	if w.next <= h.floor || (!w.begun && w.next <= h.compacted) {
 		return false
 	}
+	w.begun = true
 	h.live[w] = struct{}{}
 	for _, e := range h.recent {
 		if e.revision >= w.next && w.keys.contains(e.key) && w.wants(e) {
@@ -117,7 +118,7 @@ func (s *stream) catchUp(w *watch, pos int64) error {
 	}
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
-	w.next = max(w.next, last+1)
+	w.begun, w.next = true, max(w.next, last+1)
 	w.heard = w.heard || len(items) > 0
 	return nil
 }

@@ -50,6 +50,7 @@ type watch struct {
 	dels   bool // and of removals
 
 	next  int64 // events before this revision are not for the client any more
+	begun bool  // what it begins with was there
 	heard bool  // something has been sent since the last progress notification
 }
 
@@ -157,7 +158,7 @@ func (s *stream) create(r *etcdserverpb.WatchCreateRequest) error {
 	}
 	rev = max(rev, h.pos)
 	if w.next == 0 {
-		w.next = rev + 1
+		w.begun, w.next = true, rev+1
 	}
 	created := &etcdserverpb.WatchResponse{Header: header(rev), WatchId: w.id, Created: true}
 	if reason := s.refuse(w); reason != nil {
