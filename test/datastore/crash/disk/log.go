@@ -36,7 +36,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [...]string{"create", "mkdir", "write", "truncate", "rename", "link", "unlink", "sync", "synced"}[k]
+	return [...]string{"create", "mkdir", "write", "truncate", "rename", "link", "unlink", "sync", "synced", "sync failed"}[k]
 }
 
 // Op is one operation. Paths are relative to the directory.

@@ -72,6 +72,10 @@ func (l *Ledger) Check(s State, a Accident) []error {
 		}
 		byRev[f.Revision] = key
 		w := l.find(key, f.Sum, false, f.Revision)
+		if at, ok := l.attempted(key, f.Sum, a.At); w == nil && ok {
+			holds[key] = at
+			continue
+		}
 		switch {
 		case w == nil:
 			add("%s at revision %d is nothing that was ever written", key, f.Revision)
@@ -126,7 +130,32 @@ func (l *Ledger) checkKey(key string, all []*Write, s State, a Accident, holds m
 			return
 		}
 	}
+	for _, v := range l.void[key] {
+		if v.Deleted && v.Sent <= a.At && v.after > need {
+			return
+		}
+	}
 	add("%s is missing, but revision %d was written (%s; the newest there is %d)", key, w.Revision, said, newest)
+}
+
+// attempted looks for a write that somebody tried to make before an accident
+// and of which nobody knew by then whether it was, in a store whose disk has
+// failed. It is then of whatever revision it had when that was tried.
+func (l *Ledger) attempted(key string, sum uint64, at int) (index int, ok bool) {
+	if len(l.void) == 0 {
+		return 0, false
+	}
+	for _, w := range l.void[key] {
+		if w.Sum == sum && !w.Deleted && w.Sent <= at {
+			return w.after - 1, true
+		}
+	}
+	for i, w := range l.keys[key] {
+		if w.Sum == sum && !w.Deleted && w.Sent <= at && (w.Known == Unknown || w.Known > at) {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 func index(all []*Write, w *Write) int {

@@ -54,6 +54,7 @@ type Ledger struct {
 	keys    map[string][]*Write // guarded by mu, as all below; a key's writes in order
 	byRev   map[int64]*Write
 	seen    []sighting // revisions that only grow
+	void    map[string][]attempt
 	wrong   []error
 	acks    int
 	highest int64
@@ -65,9 +66,17 @@ type sighting struct {
 	position int
 }
 
+// attempt is a write that got an error and was not made. After an accident it
+// may have been made all the same: nobody was told that it was not.
+type attempt struct {
+	*Write
+
+	after int // how many of the key's writes were made before it
+}
+
 // New returns an empty account.
 func New() *Ledger {
-	return &Ledger{keys: map[string][]*Write{}, byRev: map[int64]*Write{}}
+	return &Ledger{keys: map[string][]*Write{}, byRev: map[int64]*Write{}, void: map[string][]attempt{}}
 }
 
 // Sum identifies a value.
@@ -102,6 +111,14 @@ func (l *Ledger) Refused(w *Write) {
 	if n := len(all) - 1; n >= 0 && all[n] == w {
 		l.keys[w.Key] = all[:n]
 	}
+}
+
+// Failed takes a write back that got an error, and that nobody sees.
+func (l *Ledger) Failed(w *Write) {
+	l.Refused(w)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.void[w.Key] = append(l.void[w.Key], attempt{w, len(l.keys[w.Key])})
 }
 
 // know notes that somebody knows about a write. It needs the lock.

@@ -168,7 +168,7 @@ func (l Load) resolve(ctx context.Context, w *Write, value []byte) error {
 	case value == nil && len(r.Kvs) == 0, len(r.Kvs) > 0 && Sum(r.Kvs[0].Value) == w.Sum && value != nil:
 		l.Ledger.Blame("a write of %s that got an error has been made all the same", w.Key)
 	default:
-		l.Ledger.Refused(w)
+		l.Ledger.Failed(w)
 	}
 	return nil
 }

@@ -55,8 +55,10 @@ func (r *Recorder) call(n *notification) (verdict, error) {
 		}
 	case unix.SYS_FSYNC, unix.SYS_FDATASYNC:
 		if file, ok := r.open(n, a[0]); ok {
-			if r.fails(n) {
+			if fails, forgets := r.fails(n); forgets {
 				r.Log.FailSync(file)
+				return refuse(unix.EIO), nil
+			} else if fails {
 				return refuse(unix.EIO), nil
 			}
 			return verdict{sync: r.Log.StartSync(file)}, nil
@@ -83,33 +85,34 @@ func (r *Recorder) call(n *notification) (verdict, error) {
 
 func refuse(e syscall.Errno) verdict { return verdict{errno: e, sync: -1} }
 
-// fails decides whether a sync fails. As in Linux, everybody who has the file
-// open then hears of it, once.
-func (r *Recorder) fails(n *notification) bool {
+// fails decides whether a sync fails, and what it could not write is forgotten.
+// As in Linux, everybody who has the file open then hears of it, once; with the
+// later ones nothing more is forgotten.
+func (r *Recorder) fails(n *notification) (fails, forgets bool) {
 	dir, own := fmt.Sprintf("/proc/%d/fd", n.pid), fmt.Sprint(int32(n.args[0]))
 	file, err := os.Readlink(filepath.Join(dir, own))
 	if err != nil {
-		return false
+		return false, false
 	}
 	if told := r.untold[own]; told != "" {
 		delete(r.untold, own)
 		if told == file {
-			return true
+			return true, false
 		}
 	}
 	if r.Broken == nil || !r.Broken() {
-		return false
+		return false, false
 	}
 	all, err := os.ReadDir(dir)
 	if err != nil {
-		return false
+		return false, false
 	}
 	for _, fd := range all {
 		if link, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && link == file && fd.Name() != own {
 			r.untold[fd.Name()] = file
 		}
 	}
-	return true
+	return true, true
 }
 
 // name records the calls that change names.
