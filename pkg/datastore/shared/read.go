@@ -146,9 +146,9 @@ func (s *store) read(ctx context.Context, q *query, revision int64) (at int64, k
 			if st, kvs, err = s.ask(ctx, q); err != nil {
 				return 0, nil, err
 			}
-			if revision == 0 && at < st.compacted {
-				continue
-			}
+		}
+		if revision == 0 && at < st.compacted {
+			continue
 		}
 		s.committed(at)
 		switch {
@@ -280,7 +280,7 @@ func (s *store) askAll(ctx context.Context, q *query) (st state, kvs []*server.K
 // only before it looks at which of them have been removed, so that more may
 // have to be asked for.
 func (s *store) askPage(ctx context.Context, q *query) (st state, kvs []*server.KeyValue, found bool, err error) {
-	part := *q
+	part, first := *q, true
 	for {
 		last, n := "", int64(0)
 		statement := words(`SELECT`, stateSQL+`,`, q.columns(), `FROM kine AS kv INNER JOIN (`+part.last(),
@@ -298,8 +298,16 @@ func (s *store) askPage(ctx context.Context, q *query) (st state, kvs []*server.
 			st, found = now, n > 0
 		}
 		if n < q.limit || int64(len(kvs)) == q.limit {
-			return st, kvs, found, nil
+			if first {
+				return st, kvs, found, nil
+			}
+			// What has been compacted since the first part is missing in the
+			// others.
+			now, _, err := s.askOne(ctx, newQuery(server.HealthKey, ""))
+			st.compacted = max(st.compacted, now.compacted)
+			return st, kvs, found, err
 		}
+		first = false
 		if part.revision == 0 {
 			part.revision = st.current
 		}
