@@ -95,7 +95,15 @@ func live(t *testing.T, s victim.Spec, l life, log *disk.Log) (settled int) {
 		t.Errorf("at the start of a life: %v", err)
 	}
 	l.load.Ledger.Adopt(state, log.Position())
-	ctx, cancel := context.WithTimeout(t.Context(), l.time)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { // However slow the machine is, something has to happen.
+		enough, end := l.load.Ledger.Acks()+20, time.Now().Add(l.time)
+		for time.Now().Before(end) || l.load.Ledger.Acks() < enough && time.Now().Before(end.Add(20*time.Second)) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		cancel()
+	}()
 	watching := make(chan struct{})
 	go func() {
 		defer close(watching)
