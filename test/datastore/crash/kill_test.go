@@ -90,7 +90,7 @@ func (k *killing) round(t *testing.T, seed uint64) {
 			t.Errorf("the load ended before the store was killed: %s", v.Log())
 		}
 	})
-	time.Sleep(time.Duration(20+k.rnd.IntN(200)) * time.Millisecond)
+	time.Sleep(time.Duration(20+k.rnd.IntN(150)) * time.Millisecond)
 	killed.Store(true)
 	v.Kill()
 	cancel()
