@@ -44,8 +44,9 @@ const (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The tests that can run side by side mostly wait, whatever the machine.
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	// The tests that can run side by side mostly wait, whatever the machine;
+	// some of them for no longer than 150 ms.
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
