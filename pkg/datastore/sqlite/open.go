@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/mattn/go-sqlite3"
 
@@ -195,8 +196,12 @@ func (f file) explain(err error) error {
 	return fmt.Errorf("use database %s: %w", f.path, err)
 }
 
-func (f file) damaged(err error) error {
-	return fmt.Errorf("database %s is damaged and nothing could be saved, it has been left as it is: restore a backup with skiff snapshot restore, or move the directory %s away to start with an empty cluster: %w", f.path, filepath.Dir(f.path), err)
+// damaged is the error of a database that cannot be used and not be replaced,
+// for the given reasons, in one line.
+func (f file) damaged(cause error, reasons ...error) error {
+	why := strings.ReplaceAll(fmt.Sprint(errors.Join(reasons...)), "\n", "; ")
+	return fmt.Errorf("database %s is damaged (%w) and nothing could be put in its place (%s); it has been left as it is: restore a backup with skiff snapshot restore, or move the directory %s away to start with an empty cluster",
+		f.path, cause, why, filepath.Dir(f.path))
 }
 
 // makeDir makes a directory whose name survives a power cut, whoever made it.

@@ -50,18 +50,18 @@ func (f file) replace(ctx context.Context, cause error) error {
 	aside := f.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000000Z")
 	what, jump, err := f.makeDraft(ctx)
 	if err != nil {
-		return errors.Join(f.damaged(cause), err, f.discardDraft())
+		return f.damaged(cause, err, f.discardDraft())
 	}
 	if _, err := repair.Bump(ctx, f.draft(), max(leap, jump)); err != nil {
-		return errors.Join(f.damaged(cause), fmt.Errorf("prepare the new database: %w", err), f.discardDraft())
+		return f.damaged(cause, fmt.Errorf("prepare the new database: %w", err), f.discardDraft())
 	}
 	for _, suffix := range []string{"", "-wal"} {
 		if err := os.Link(f.path+suffix, aside+suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return errors.Join(f.damaged(cause), fmt.Errorf("keep the damaged database: %w", err), f.discardDraft())
+			return f.damaged(cause, fmt.Errorf("keep the damaged database: %w", err), f.discardDraft())
 		}
 	}
 	if err := os.Rename(f.draft(), f.replacement()); err != nil {
-		return errors.Join(f.damaged(cause), fmt.Errorf("keep the new database: %w", err), f.discardDraft())
+		return f.damaged(cause, fmt.Errorf("keep the new database: %w", err), f.discardDraft())
 	}
 	if err := f.finish(); err != nil {
 		return err
