@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -138,12 +139,7 @@ func round(ctx context.Context, o options, r *report, n int) error {
 }
 
 func matchesAny(re *regexp.Regexp, names []string) bool {
-	for _, n := range names {
-		if re.MatchString(n) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(names, re.MatchString)
 }
 
 // bench is one part on one system in one round.

@@ -18,24 +18,29 @@ func TestCompare(t *testing.T) {
 		reach  *bool
 	}{
 		{
-			"less is better", row{etcd: 2, kine: 0.5},
+			"less is better",
+			row{etcd: 2, kine: 0.5},
 			map[string]map[int]float64{"etcd": three(1, 2, 3), "kine": three(10, 10, 10), "ours": three(2, 4, 9)},
 			map[string]ratio{"etcd": {Ratio: 2, Min: 2, Max: 3, Goal: 2, Reach: &yes}, "kine": {Ratio: 0.4, Min: 0.2, Max: 0.9, Goal: 0.5, Reach: &yes}},
 			nil,
 		},
 		{
-			"more is better", row{more: true, etcd: 0.95},
+			"more is better",
+			row{more: true, etcd: 0.95},
 			map[string]map[int]float64{"etcd": three(10, 10, 10), "ours": three(9, 9, 20)},
 			map[string]ratio{"etcd": {Ratio: 0.9, Min: 0.9, Max: 2, Goal: 0.95, Reach: &no}},
 			nil,
 		},
 		{
-			"itself, in the worst round", row{most: 16, max: true},
+			"itself, in the worst round",
+			row{most: 16, max: true},
 			map[string]map[int]float64{"ours": three(1, 17, 2)},
-			map[string]ratio{}, &no,
+			map[string]ratio{},
+			&no,
 		},
 		{
-			"another round failed", row{},
+			"another round failed",
+			row{},
 			map[string]map[int]float64{"etcd": {0: 5}, "ours": {1: 10}},
 			map[string]ratio{"etcd": {Ratio: 2}},
 			nil,

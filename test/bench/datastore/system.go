@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,7 +142,7 @@ func (r *server) await(ctx context.Context) error {
 		select {
 		case err := <-r.exited:
 			r.exited <- err
-			return fmt.Errorf("the store has ended before it was ready: %v", err)
+			return fmt.Errorf("the store has ended before it was ready: %w", cmp.Or(err, errors.New("no error")))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(time.Millisecond):
