@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -15,11 +16,15 @@ const (
 	// the database, in bytes, before that is done. What is written often is
 	// copied once, so more is better, but it is read again at the start after
 	// a crash.
-	checkpointAt = 3 << 20
+	checkpointAt = 6 << 20
 	// restartAt is the size of the log at which writes wait until it has been
 	// copied and can begin anew. With what is written between two looks it
 	// stays below 16 MiB.
-	restartAt = 6 << 20
+	restartAt = 10 << 20
+	// leaveLog is how much of the log the writer may have to copy when nobody
+	// is in a hurry, and copyRounds how often it is tried to get there.
+	leaveLog   = 512 << 10
+	copyRounds = 4
 	// lookEvery is how much is written between two looks at the log's size.
 	lookEvery = 512 << 10
 	// restartWait bounds how long writes wait for readers of the log and for a
@@ -77,11 +82,35 @@ func (s *store) checkpointer(c *conn) {
 		case <-s.checkpoints:
 		}
 		s.space.restore()
-		if _, _, err := copyLog(c, "PASSIVE"); err != nil {
+		if err := s.copyBehind(c); err != nil && !errors.Is(err, errClosed) {
 			s.unsure(err)
 			s.logger.Warn("the write-ahead log could not be copied into the database; it grows until it can", "error", err)
 		}
 	}
+}
+
+// copyBehind copies the log while others write, and what they have added to it
+// meanwhile, until so little is left that the writer can copy it itself in a
+// moment; then the log begins anew.
+func (s *store) copyBehind(c *conn) error {
+	for range copyRounds {
+		if _, _, err := copyLog(c, "PASSIVE"); err != nil {
+			return err
+		}
+		size, copied, err := copyLog(c, "NOOP")
+		left := (size - copied) * s.pageSize
+		if err != nil || left == 0 {
+			return err
+		}
+		if left <= leaveLog {
+			return s.task(context.Background(), func(w *writer) error {
+				w.logged = 0
+				_, _, err := copyLog(w.db, "RESTART")
+				return err
+			})
+		}
+	}
+	return nil
 }
 
 // economize leaves what was the reserve to the database, where it lasts: the

@@ -14,11 +14,11 @@ import (
 const (
 	// readers is how many connections answer reads at the same time. Each has
 	// a page cache, and few readers let the write-ahead log be emptied.
-	readers = 3
+	readers = 2
 
 	// What bounds the page caches of connections, in KiB.
-	readerCache = 1024
-	writerCache = 2048
+	readerCache = 512
+	writerCache = 1024
 
 	busyMilliseconds = 10_000
 )

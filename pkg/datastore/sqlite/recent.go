@@ -4,7 +4,7 @@ const (
 	// recentRows and recentBytes bound the values that are kept in memory
 	// because they were written last: they are what is read and replaced next.
 	recentRows  = 4096
-	recentBytes = 2 << 20
+	recentBytes = 1 << 20
 	// recentValue is the largest value worth keeping.
 	recentValue = 64 << 10
 )

@@ -79,6 +79,8 @@ func (a *APIServer) setStorage(o *apioptions.ServerRunOptions) {
 	// The default reconciler proves that it lives by a write every ten
 	// seconds. Who has the datastore to himself need not.
 	if !a.Datastore.Shared {
+		// Each compaction writes how far it has come, in each of two stores.
+		s.CompactionInterval = 10 * time.Minute
 		o.EndpointReconcilerType = string(reconcilers.MasterCountReconcilerType)
 	}
 }
