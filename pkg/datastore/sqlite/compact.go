@@ -24,7 +24,7 @@ const (
 	// A slice of a compaction holds up writes, so it is kept short: sliceGoal
 	// is how long one should take, sliceMin and sliceMax how many revisions it
 	// may have.
-	sliceGoal = 8 * time.Millisecond
+	sliceGoal = 5 * time.Millisecond
 	sliceMin  = 50
 	sliceMax  = 4000
 )

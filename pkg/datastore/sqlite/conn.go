@@ -19,6 +19,7 @@ const (
 	// What bounds the page caches of connections, in KiB.
 	readerCache = 512
 	writerCache = 1024
+	checkCache  = 128
 
 	busyMilliseconds = 10_000
 )

@@ -3,8 +3,8 @@ package sqlite
 const (
 	// recentRows and recentBytes bound the values that are kept in memory
 	// because they were written last: they are what is read and replaced next.
-	recentRows  = 4096
-	recentBytes = 1 << 20
+	recentRows  = 2048
+	recentBytes = 512 << 10
 	// recentValue is the largest value worth keeping.
 	recentValue = 64 << 10
 )

@@ -121,7 +121,7 @@ func (s *store) mount(ctx context.Context, o Options) (write, check *conn, err e
 			}
 		}
 	}()
-	for _, cache := range []int{writerCache, readerCache} {
+	for _, cache := range []int{writerCache, checkCache} {
 		c, err := connect(s.file.path, fmt.Sprintf("_journal_mode=WAL&_synchronous=FULL&_busy_timeout=%d&_cache_size=-%d", restartWait, cache))
 		if err != nil {
 			return nil, nil, s.file.explain(err)
