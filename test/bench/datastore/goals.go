@@ -31,6 +31,7 @@ func rows() []row {
 		{name: "LIST through the cacher p50", unit: "ms", etcd: 3, kine: 0.01},
 		{name: "LIST through the cacher p90", unit: "ms"},
 		{name: "LIST through the cacher without writes p50", unit: "ms"},
+		{name: "caches that lost an object", unit: ""},
 		{name: "progress request p50", unit: "ms"},
 		{name: "Range limit=1 p50", unit: "ms", etcd: 2, kine: 0.05},
 		{name: "get p50", unit: "ms"},

@@ -28,7 +28,7 @@ func readRows() []string {
 		"memory when empty", "memory", "memory, anonymous", "memory after lists", "memory after lists, anonymous",
 		"memory at rest", "memory at rest, anonymous", "database size",
 		"Range limit=1 p50", "get p50", "list 10,000 p50", "list 10,000, CPU of the store", "list 10,000 in pages of 500 p50",
-		"LIST through the cacher p50", "LIST through the cacher p90", "LIST through the cacher without writes p50", "progress request p50",
+		"LIST through the cacher p50", "LIST through the cacher p90", "LIST through the cacher without writes p50", "caches that lost an object", "progress request p50",
 		"start", "start, file bytes", "start, disk bytes", "stop", "WAL size, largest",
 	}
 }
