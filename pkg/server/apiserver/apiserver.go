@@ -31,7 +31,8 @@ import (
 type Options struct {
 	Config    config.Completed
 	Datastore datastore.Endpoint
-	Events    datastore.Endpoint // where events are kept
+	// Events is where events are kept; the zero value means with all the rest.
+	Events datastore.Endpoint
 	// Listener is the API server's own, on a loopback address; Run closes it.
 	Listener net.Listener
 	// Publish is told the handler as soon as it can be called, before

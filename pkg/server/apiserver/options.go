@@ -69,8 +69,8 @@ func (a *APIServer) setStorage(o *apioptions.ServerRunOptions) {
 	s.Transport.TrustedCAFile = a.Datastore.TLS.CAFile
 	s.Transport.CertFile = a.Datastore.TLS.CertFile
 	s.Transport.KeyFile = a.Datastore.TLS.KeyFile
-	if !slices.Equal(a.Events.Servers, s.Transport.ServerList) {
-		o.Etcd.EtcdServersOverrides = []string{"/events#" + strings.Join(a.Events.Servers, ";")}
+	if events := a.Events.Servers; len(events) > 0 && !slices.Equal(events, s.Transport.ServerList) {
+		o.Etcd.EtcdServersOverrides = []string{"/events#" + strings.Join(events, ";")}
 	}
 	// Both only feed metrics (and the cost estimate of lists, which the watch
 	// caches improve on), and read all keys of every resource for it.
