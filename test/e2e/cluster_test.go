@@ -32,6 +32,7 @@ func newSpace(t *testing.T, h *hosts.Host, ns string) *space {
 	t.Helper()
 	s := &space{Host: h.For(t), t: t, ns: ns}
 	s.kube = s.Kube()
+	t.Cleanup(s.dump)
 	_, err := s.kube.CoreV1().Namespaces().Create(s.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatalf("create namespace %s: %v", ns, err)

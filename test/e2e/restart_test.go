@@ -103,9 +103,19 @@ func powerCut(t *testing.T, h *hosts.Host) {
 	s := newSpace(t, h, "dark")
 	s.apply(strings.ReplaceAll(strings.ReplaceAll(keptApp, "30090", "30091"), "kept", "dark"))
 	s.ready("app=dark", 2)
+	before := s.containerIDs()
 	h.PowerCut()
 	h.Start()
 	h.WaitReady()
+	// At first the API says what was true before: ready, in containers that are gone.
+	s.eventually("new containers after the power cut", func() error {
+		for name, id := range s.containerIDs() {
+			if id == before[name] {
+				return fmt.Errorf("%s is still said to run in %s", name, id)
+			}
+		}
+		return nil
+	})
 	s.ready("app=dark", 2)
 	s.eventually("the NodePort after the power cut", func() error { return answersOK(h.Network(), "http://"+h.Addr()+":30091/") })
 }

@@ -18,6 +18,7 @@ type machine struct {
 	pid     int // of the init, as this process sees it
 	control int // our end of the control socket
 	netns   *os.File
+	port    string        // of the switch that eth0 is plugged into, "" without a network
 	gone    chan struct{} // closed when the init and all below it are gone
 
 	mu     sync.Mutex
@@ -179,9 +180,15 @@ func (h *Host) PowerCut() {
 	m := h.machine
 	h.machine, h.skiff = nil, nil
 	h.mu.Unlock()
-	if m != nil {
-		m.powerOff()
-		_ = unix.Close(m.control)
+	if m == nil {
+		return
+	}
+	m.powerOff()
+	_ = unix.Close(m.control)
+	if m.port != "" {
+		if err := h.network.unplug(m.port); err != nil {
+			h.t.Errorf("unplug host %s: %v", h.name, err)
+		}
 	}
 }
 

@@ -148,6 +148,39 @@ func TestPowerCutKeepsTheDiskOnly(t *testing.T) {
 	h.Run("/bin/busybox", "ping", "-c", "1", "-W", "2", h.Network().Gateway())
 }
 
+// TestPowerCutPullsThePlug keeps the namespace of a dead host alive, as the
+// kernel does for a connection whose other end died without a word: the host
+// that is booted at the same address must not meet it on the network.
+func TestPowerCutPullsThePlug(t *testing.T) {
+	h := New(t, busybox(t))
+	serve := func(word string) {
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(word)) })}
+		l := h.ListenIn(":8080")
+		go func() { _ = server.Serve(l) }()
+		t.Cleanup(func() { _ = server.Close() })
+	}
+	answer := func() string {
+		_, body, err := Get(h.Network(), "http://"+h.Addr()+":8080/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	serve("old")
+	if got := answer(); got != "old" {
+		t.Fatalf("the host says %q", got)
+	}
+	h.PowerCut()
+	if _, body, err := Get(h.Network(), "http://"+h.Addr()+":8080/"); err == nil {
+		t.Errorf("a host without power says %q", body)
+	}
+	h.Boot()
+	serve("new")
+	if got := answer(); got != "new" {
+		t.Errorf("after the power cut the host says %q", got)
+	}
+}
+
 // TestNothingIsLeft runs a host with a stray process tree and nested cgroups
 // and looks for traces afterwards.
 func TestNothingIsLeft(t *testing.T) {

@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -128,20 +129,20 @@ func (h *Host) plug() {
 		h.addr = fmt.Sprint(n.prefix, n.next)
 	}
 	n.mu.Unlock()
-	port := fmt.Sprintf("port%d", counter.Add(1))
+	m.port = fmt.Sprintf("port%d", counter.Add(1))
 	err := withLinks(n.ns, func(links *netlink.Handle) error {
 		l, err := links.LinkByName(bridge)
 		if err != nil {
 			return err
 		}
 		veth := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: port, MasterIndex: l.Attrs().Index},
-			PeerName:  "eth0", PeerNamespace: netlink.NsFd(m.netns.Fd()),
+			LinkAttrs: netlink.LinkAttrs{Name: m.port, MasterIndex: l.Attrs().Index},
+			PeerName:  "eth0", PeerNamespace: netlink.NsFd(m.netns.Fd()), PeerHardwareAddr: hardware(h.addr),
 		}
 		if err := links.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add veth pair: %w", err)
 		}
-		return up(links, port)
+		return up(links, m.port)
 	})
 	if err == nil {
 		err = withLinks(m.netns, func(links *netlink.Handle) error {
@@ -154,6 +155,30 @@ func (h *Host) plug() {
 	if err != nil {
 		h.t.Fatalf("plug host %s in: %v", h.name, err)
 	}
+}
+
+// hardware makes the address of a network card from the host's IP address: it
+// is the same after a power cut, so that neighbours need not learn another.
+func hardware(ip string) net.HardwareAddr {
+	return append(net.HardwareAddr{0x02, 0}, net.ParseIP(ip).To4()...)
+}
+
+// unplug takes a dead host off the network. The kernel would do it together
+// with the host's namespace, but keeps that while a connection in it is still
+// to be closed with a peer that is dead, too: a minute and more, in which a
+// dead host answers for the address of the one that was booted in its place.
+func (n *Network) unplug(port string) error {
+	return withLinks(n.ns, func(links *netlink.Handle) error {
+		l, err := links.LinkByName(port)
+		if err == nil {
+			err = links.LinkDel(l)
+		}
+		var missing netlink.LinkNotFoundError
+		if errors.As(err, &missing) || errors.Is(err, unix.ENODEV) {
+			return nil // The namespace was quicker.
+		}
+		return err
+	})
 }
 
 // DialContext connects to an address as seen from the host. The address must be an IP

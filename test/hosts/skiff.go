@@ -55,6 +55,13 @@ func (h *Host) Skiff() *Process {
 	return h.skiff
 }
 
+// Runs reports whether skiff was started and neither stopped nor killed since.
+func (h *Host) Runs() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.skiff != nil
+}
+
 // WaitReady waits until `skiff status` says that all is ready.
 func (h *Host) WaitReady() {
 	h.t.Helper()
