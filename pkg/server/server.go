@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -28,6 +29,7 @@ import (
 	"skiff/pkg/server/cloud"
 	"skiff/pkg/server/controllers"
 	"skiff/pkg/server/front"
+	"skiff/pkg/server/metrics"
 	"skiff/pkg/server/scheduler"
 	"skiff/pkg/status"
 )
@@ -185,9 +187,18 @@ func (s *Server) openAPI() error {
 		Events:    events,
 		Listener:  l,
 		Publish:   s.front.SetAPI,
+		Extend:    s.extend,
 		Logger:    s.o.Logger.With("component", "kube-apiserver"),
 	})
 	return nil
+}
+
+// extend adds the API groups that skiff serves itself.
+func (s *Server) extend(server *genericapiserver.GenericAPIServer) error {
+	if s.cfg.Disabled("metrics-server") {
+		return nil
+	}
+	return metrics.Install(server, metrics.Options{Loopback: s.api.Loopback, Logger: s.o.Logger.With("component", "metrics")})
 }
 
 // InProcess is a transport to the supervisor's paths for a node in this

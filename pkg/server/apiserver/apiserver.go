@@ -38,7 +38,10 @@ type Options struct {
 	// Publish is told the handler as soon as it can be called, before
 	// everything behind it is ready, and nil when that ends. It may be nil.
 	Publish func(http.Handler)
-	Logger  *slog.Logger
+	// Extend adds API groups of ours to kube-apiserver before it serves. Each
+	// needs an APIService without a service in the cluster. It may be nil.
+	Extend func(*genericapiserver.GenericAPIServer) error
+	Logger *slog.Logger
 }
 
 // APIServer is kube-apiserver as a component.
@@ -168,11 +171,29 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	if err := addOpenAPI(server); err != nil {
 		return nil, err
 	}
+	if err := a.extend(server); err != nil {
+		return nil, err
+	}
 	hook := func(c genericapiserver.PostStartHookContext) error { return ensurePolicy(c, c.LoopbackClientConfig) }
 	if err := server.GenericAPIServer.AddPostStartHook("skiff/default-policy", hook); err != nil {
 		return nil, fmt.Errorf("add default policy to kube-apiserver: %w", err)
 	}
 	return server, nil
+}
+
+// extend lets Options.Extend add to the server behind the aggregator.
+func (a *APIServer) extend(aggregator *aggregator.APIAggregator) error {
+	if a.Extend == nil {
+		return nil
+	}
+	server, ok := aggregator.GenericAPIServer.NextDelegate().(*genericapiserver.GenericAPIServer)
+	if !ok {
+		return errors.New("extend the API: kube-apiserver is not behind the aggregator")
+	}
+	if err := a.Extend(server); err != nil {
+		return fmt.Errorf("extend kube-apiserver: %w", err)
+	}
+	return nil
 }
 
 // genericConfigs are what the three servers in the process have in common.
