@@ -148,9 +148,9 @@ func TestPowerCutKeepsTheDiskOnly(t *testing.T) {
 	h.Run("/bin/busybox", "ping", "-c", "1", "-W", "2", h.Network().Gateway())
 }
 
-// TestPowerCutPullsThePlug keeps the namespace of a dead host alive, as the
-// kernel does for a connection whose other end died without a word: the host
-// that is booted at the same address must not meet it on the network.
+// TestPowerCutPullsThePlug keeps the namespace of a dead host alive by a socket
+// in it: the host that is booted at the same address must not meet it on the
+// network.
 func TestPowerCutPullsThePlug(t *testing.T) {
 	h := New(t, busybox(t))
 	serve := func(word string) {
@@ -178,6 +178,25 @@ func TestPowerCutPullsThePlug(t *testing.T) {
 	serve("new")
 	if got := answer(); got != "new" {
 		t.Errorf("after the power cut the host says %q", got)
+	}
+}
+
+// TestMainThreadStaysOutside enters namespaces often enough for it to happen on
+// the main thread, if that were not prevented. It would stay inside, as it does
+// not end with its goroutine, and keep a host's namespace alive after a power cut.
+func TestMainThreadStaysOutside(t *testing.T) {
+	n := NewNetwork(t)
+	for range 50 {
+		if err := inNamespace(n.ns, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mine, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if main, err := os.Readlink("/proc/self/ns/net"); err != nil || main != mine {
+		t.Errorf("the main thread is in %s, want %s (%v)", main, mine, err)
 	}
 }
 

@@ -59,22 +59,14 @@ func (n *Network) Gateway() string { return n.prefix + "1" }
 
 // newNamespace makes a network namespace that is held by a file only.
 func newNamespace() (*os.File, error) {
-	type made struct {
-		f   *os.File
-		err error
-	}
-	ch := make(chan made)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			ch <- made{err: err}
-			return
+	var f *os.File
+	var err error
+	onThread(func() {
+		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
+			f, err = os.Open("/proc/thread-self/ns/net")
 		}
-		f, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-		ch <- made{f, err}
-	}()
-	m := <-ch
-	return m.f, m.err
+	})
+	return f, err
 }
 
 // withLinks runs fn with a netlink connection into the namespace.
@@ -163,10 +155,10 @@ func hardware(ip string) net.HardwareAddr {
 	return append(net.HardwareAddr{0x02, 0}, net.ParseIP(ip).To4()...)
 }
 
-// unplug takes a dead host off the network. The kernel would do it together
-// with the host's namespace, but keeps that while a connection in it is still
-// to be closed with a peer that is dead, too: a minute and more, in which a
-// dead host answers for the address of the one that was booted in its place.
+// unplug takes a dead host off the network. The kernel would do it, too, but
+// together with the host's namespace: some time later, or never while a socket
+// or a thread of this process is inside. Until then a dead host would answer
+// for the address of the one that was booted in its place.
 func (n *Network) unplug(port string) error {
 	return withLinks(n.ns, func(links *netlink.Handle) error {
 		l, err := links.LinkByName(port)
@@ -223,16 +215,33 @@ func (h *Host) ListenIn(addr string) net.Listener {
 // inNamespace runs fn on a thread that is in the network namespace. Sockets
 // made by fn stay there.
 func inNamespace(ns *os.File, fn func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
+	var err error
+	onThread(func() {
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			err = fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
-		done <- fn()
+		err = fn()
+	})
+	return err
+}
+
+// onThread runs fn on a thread of its own, which is never the main thread: that
+// does not end with its goroutine, and would hold the namespace fn has entered
+// for as long as this process lives.
+func onThread(fn func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		if unix.Gettid() == os.Getpid() {
+			onThread(fn) // While this goroutine has the main thread, no other gets it.
+			runtime.UnlockOSThread()
+			return
+		}
+		fn()
 	}()
-	return <-done
+	<-done
 }
 
 // Dialer is a place to connect from: a Host, a Network or, as net.Dialer, the
