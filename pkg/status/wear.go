@@ -92,7 +92,7 @@ func writtenBy(proc string, pid int) (int64, error) {
 		if err != nil {
 			continue // The thread has ended.
 		}
-		for _, child := range strings.Fields(string(data)) {
+		for child := range strings.FieldsSeq(string(data)) {
 			if n, err := writeBytes(proc, child); err == nil {
 				total += n
 			}

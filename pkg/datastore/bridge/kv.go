@@ -93,14 +93,13 @@ func (k *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdse
 			return nil, err
 		}
 		var rev int64
-		done := true
+		applied := true
 		if kv == nil {
 			rev, err = k.backend.Create(ctx, key, r.GetValue(), r.GetLease())
-			done = !errors.Is(err, server.ErrKeyExists)
 		} else {
-			rev, _, done, err = k.backend.Update(ctx, key, r.GetValue(), kv.ModRevision, r.GetLease())
+			rev, _, applied, err = k.backend.Update(ctx, key, r.GetValue(), kv.ModRevision, r.GetLease())
 		}
-		if !done {
+		if errors.Is(err, server.ErrKeyExists) || err == nil && !applied {
 			continue // Somebody else was quicker.
 		}
 		if err != nil {

@@ -107,7 +107,7 @@ type stored struct {
 // session is one input.
 type session struct {
 	t     *testing.T
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // It is the input's, as the session.
 	kv    etcdserverpb.KVClient
 	watch etcdserverpb.WatchClient
 	in    input
@@ -183,7 +183,7 @@ func (s *session) step() {
 	case 0, 1, 2:
 		s.txn(s.in.txn(s, 0))
 	case 3:
-		s.put(s.in.put(s))
+		s.put(s.in.put())
 	case 4, 5:
 		s.list(s.in.list(s))
 	case 6:
@@ -536,7 +536,7 @@ func (in *input) list(s *session) *etcdserverpb.RangeRequest {
 	return r
 }
 
-func (in *input) put(s *session) *etcdserverpb.PutRequest {
+func (in *input) put() *etcdserverpb.PutRequest {
 	r := &etcdserverpb.PutRequest{Key: in.key(), Value: in.bytes(40)}
 	flags := in.byte()
 	if flags&7 == 7 {
@@ -554,7 +554,7 @@ func (in *input) operation(s *session, depth int, key []byte) *etcdserverpb.Requ
 	}
 	switch in.choose(8) {
 	case 0, 1, 2:
-		p := in.put(s)
+		p := in.put()
 		p.Key = key
 		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: p}}
 	case 3, 4:

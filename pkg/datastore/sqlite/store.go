@@ -309,7 +309,7 @@ const sizeSQL = `SELECT (c.page_count - f.freelist_count) * s.page_size
 	FROM pragma_page_count() AS c, pragma_freelist_count() AS f, pragma_page_size() AS s`
 
 // DbSize implements server.Backend.
-func (s *store) DbSize(ctx context.Context) (size int64, err error) {
+func (s *store) DbSize(ctx context.Context) (size int64, err error) { //nolint:staticcheck // ST1003: the interface is kine's.
 	err = s.readers.use(ctx, func(c *conn) error {
 		size, err = c.number(sizeSQL)
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,10 +134,7 @@ func TestHistory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				model[rev] = map[string]string{}
-				for k, v := range now {
-					model[rev][k] = v
-				}
+				model[rev] = maps.Clone(now)
 			}
 			put := func(key, value string) {
 				_, kv, err := s.Get(t.Context(), key, 0, true)

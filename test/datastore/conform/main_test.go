@@ -74,7 +74,7 @@ func backends() []backend {
 
 // fixture is upstream's etcd3 store on a datastore of its own.
 type fixture struct {
-	ctx         context.Context
+	ctx         context.Context //nolint:containedctx // It is the test's, as the fixture.
 	client      *kubernetes.Client
 	codecs      serializer.CodecFactory
 	codec       runtime.Codec
@@ -206,7 +206,8 @@ func (f *fixture) stored(ctx context.Context, t *testing.T, key string) {
 		t.Fatalf("decode what is stored for %s: %v", key, err)
 	}
 	pod := obj.(*example.Pod)
-	if pod.ResourceVersion != "" || pod.SelfLink != "" {
+	if pod.ResourceVersion != "" || pod.SelfLink != "" { //nolint:staticcheck // SA1019: as upstream's store clears it.
+		//nolint:staticcheck // as above
 		t.Errorf("the stored object has resource version %q and self link %q, want none", pod.ResourceVersion, pod.SelfLink)
 	}
 }

@@ -21,7 +21,7 @@ func TestFullDisk(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small disk")
 	}
-	disk, err := os.MkdirTemp("", "skiff-disk-")
+	disk, err := os.MkdirTemp("", "skiff-disk-") //nolint:usetesting // The database's user must get into it.
 	if err != nil {
 		t.Fatal(err)
 	}

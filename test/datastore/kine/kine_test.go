@@ -9,6 +9,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -62,7 +63,7 @@ func stock(t *testing.T, dir string) (*clientv3.Client, func()) {
 		cancel()
 		t.Fatal(err)
 	}
-	sock, err := os.MkdirTemp("", "kine")
+	sock, err := os.MkdirTemp("", "kine") //nolint:usetesting // A socket's path must be short.
 	if err != nil {
 		cancel()
 		t.Fatal(err)
@@ -280,11 +281,7 @@ func (b *book) write(t *testing.T) {
 }
 
 func (b *book) snapshot() {
-	state := map[string]version{}
-	for k, v := range b.now {
-		state[k] = v
-	}
-	b.at[b.revision] = state
+	b.at[b.revision] = maps.Clone(b.now)
 }
 
 // compact compacts, as the API server does, in some turns at the newest

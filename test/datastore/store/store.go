@@ -41,7 +41,7 @@ func Start(t testing.TB, dir, endpoint string) *Store {
 	t.Helper()
 	// Not below dir: a socket's path may have 107 bytes, and the names of
 	// tests are long.
-	sock, err := os.MkdirTemp("", "store")
+	sock, err := os.MkdirTemp("", "store") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
