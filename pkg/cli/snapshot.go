@@ -81,9 +81,9 @@ func snapshotConfig(c *cli.Context, least, most int) (config.Completed, []string
 	if len(names) < least || len(names) > most {
 		want := "no argument"
 		if least > 0 {
-			want = c.Command.ArgsUsage
+			want = c.Command.ArgsUsage + "; flags come before it"
 		}
-		return config.Completed{}, nil, usage(fmt.Errorf("%s wants %s; flags come before it", c.Command.HelpName, want))
+		return config.Completed{}, nil, usage(fmt.Errorf("%s wants %s", c.Command.HelpName, want))
 	}
 	completed, _, err := loadOptions(c, config.RoleServer)
 	return completed, names, err

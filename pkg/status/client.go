@@ -64,9 +64,11 @@ const askLimit = 5 * time.Second
 
 // Wait asks until skiff is ready or ctx ends; skiff need not be running yet. It
 // returns the last report it got, or nil, also beside an error: ErrNotReady
-// when ctx ended with skiff running, else the error of the last Get.
+// when ctx ended with skiff running, else the error of the last Get that ctx has
+// not cut off.
 func (c *Client) Wait(ctx context.Context) (*Report, error) {
 	var last *Report
+	var before error
 	pause := backoff.Sequence{Min: 50 * time.Millisecond, Max: 500 * time.Millisecond}
 	for {
 		askCtx, cancel := context.WithTimeout(ctx, askLimit)
@@ -81,7 +83,10 @@ func (c *Client) Wait(ctx context.Context) (*Report, error) {
 			err = ErrNotReady // The question was cut off by the deadline.
 		case errors.Is(err, ErrNotRunning):
 			last = nil // What it said before it ended is history.
+		case ctx.Err() != nil && before != nil:
+			err = before
 		}
+		before = err
 		if waitErr := pause.Wait(ctx); waitErr != nil {
 			return last, err
 		}

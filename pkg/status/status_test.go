@@ -157,6 +157,32 @@ func TestWaitForNobody(t *testing.T) {
 	}
 }
 
+// TestWaitCutOff has skiff come up as the time ends, and say nothing any more.
+func TestWaitCutOff(t *testing.T) {
+	c := Client{Socket: filepath.Join(t.TempDir(), "skiff.sock")}
+	ctx, cancel := context.WithCancel(t.Context())
+	asked := make(chan error, 1)
+	go func() {
+		_, err := c.Wait(ctx)
+		asked <- err
+	}()
+	<-time.After(20 * time.Millisecond)
+	l, err := net.Listen("unix", c.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	cancel()
+	if err := <-asked; !errors.Is(err, ErrNotRunning) {
+		t.Errorf("Wait: %v, want ErrNotRunning", err)
+	}
+}
+
 func TestNoteBook(t *testing.T) {
 	b := new(NoteBook)
 	b.Set("b", "1")
