@@ -59,6 +59,19 @@ func CheckPortFree(addr netip.AddrPort) error {
 	return l.Close()
 }
 
+// CheckUDPPortFree is CheckPortFree for UDP. The error does not name the
+// holder.
+func CheckUDPPortFree(addr netip.AddrPort) error {
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return &PortInUseError{Address: addr, Err: err}
+	case err != nil:
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return c.Close()
+}
+
 func explainListen(addr netip.AddrPort, err error) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return fmt.Errorf("listen on %s: %w", addr, err)

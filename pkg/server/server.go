@@ -214,7 +214,7 @@ func (s *Server) Token() string { return s.cfg.Paths.Token() }
 //	                           └────┬────┘
 //	                         kube-apiserver
 //	            ┌──────────────┼─────────────┬──────────────┐
-//	controller-manager     scheduler   node-controller   deploy
+//	controller-manager     scheduler   node-controller   deploy   servicelb
 //
 // At the end the order is the reverse. The front stands alone: it says what is
 // missing while the API starts, and stops together with it.
@@ -243,6 +243,7 @@ func (s *Server) AddTo(g *component.Group) Refs {
 		Loopback: s.api.Loopback, OwnNode: own, Logger: logger("node-controller"),
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
+	s.addBalancer(g, r.API, logger("servicelb"))
 	s.addSnapshots(g, r.API, logger("snapshots"))
 	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))
 	for _, a := range s.added {
