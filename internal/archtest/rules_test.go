@@ -48,6 +48,8 @@ var foreign = []struct {
 	{"github.com/containerd/containerd", []string{"pkg/agent", "pkg/cli", "pkg/applet", "cmd", "test"}, "containerd is the agent's"},
 	{"github.com/containerd/containerd/v2/client", []string{"pkg/agent/runtime", "pkg/agent/images", "pkg/cli", "test"}, "containers are managed in pkg/agent/runtime and pkg/agent/images"},
 	{"github.com/coredns", []string{"pkg/agent/dns"}, "cluster DNS is pkg/agent/dns"},
+	{"helm.sh/helm", []string{"pkg/server/helm"}, "Helm is pkg/server/helm, with its globals and its memory"},
+	{"oras.land/oras-go", []string{"pkg/server/helm"}, "registries of charts are pkg/server/helm"},
 	{"github.com/flannel-io", []string{"pkg/agent/flannel"}, "flannel is pkg/agent/flannel"},
 }
 

@@ -85,6 +85,10 @@ func (l Layout) ServerBeforeRestore(label string) string {
 // Manifests is the directory whose files are applied to the cluster.
 func (l Layout) Manifests() string { return filepath.Join(l.Server(), "manifests") }
 
+// Static is the directory whose files the server's port serves below /static/,
+// and where Helm charts are looked for.
+func (l Layout) Static() string { return filepath.Join(l.Server(), "static") }
+
 // Token is the join token of the server.
 func (l Layout) Token() string { return filepath.Join(l.Server(), "token") }
 

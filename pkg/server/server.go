@@ -215,6 +215,8 @@ func (s *Server) Token() string { return s.cfg.Paths.Token() }
 //	                         kube-apiserver
 //	            ┌──────────────┼─────────────┬──────────────┐
 //	controller-manager     scheduler   node-controller   deploy   servicelb
+//	                                                        │
+//	                                                 helm-controller
 //
 // At the end the order is the reverse. The front stands alone: it says what is
 // missing while the API starts, and stops together with it.
@@ -244,6 +246,7 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
 	s.addBalancer(g, r.API, logger("servicelb"))
+	s.addHelm(g, r.Deploy, logger("helm"))
 	s.addSnapshots(g, r.API, logger("snapshots"))
 	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))
 	for _, a := range s.added {
