@@ -93,6 +93,10 @@ soak: | $(NEEDS) ## The datastore's tests in their long form; RUN=regexp for som
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).
 	FOCUS='$(FOCUS)' test/conformance/run.sh
 
+.PHONY: gateway-conformance
+gateway-conformance: bin/skiff ## The Gateway API's conformance suite, report into docs/conformance (root).
+	SKIFF_GATEWAY=all SKIFF_GATEWAY_REPORT=$(CURDIR)/docs/conformance/gateway-api.yaml go test -count 1 -v -timeout $(TEST_TIMEOUT) ./test/gateway
+
 .PHONY: bench
 bench: bin/skiff ## Measure start time, memory, CPU and writes; prints JSON (root).
 	go run ./test/bench
