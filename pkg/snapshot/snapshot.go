@@ -165,8 +165,12 @@ func Find(dir, name string) (string, error) {
 	return "", &NoneError{Dir: dir, Name: name}
 }
 
-// Delete removes a snapshot of dir.
+// Delete removes a snapshot of dir. A path is refused, so that one elsewhere
+// cannot be taken for the one of the same name in dir.
 func Delete(dir, name string) error {
+	if strings.ContainsRune(name, filepath.Separator) && filepath.Dir(filepath.Clean(name)) != filepath.Clean(dir) {
+		return fmt.Errorf("delete snapshot %s: it is not in %s; give its name, or remove the file yourself", name, dir)
+	}
 	path, err := Find(dir, filepath.Base(name))
 	if err != nil {
 		return err
@@ -178,21 +182,24 @@ func Delete(dir, name string) error {
 }
 
 // Prune removes the oldest snapshots of a kind but for the newest keep. Those
-// that seem to come from the future were made with a wrong clock and go first.
-// It returns the names of those it removed.
+// that cannot be used, or seem to come from the future and so were made with a
+// wrong clock, go first. It returns the names of those it removed.
 func Prune(dir, kind string, keep int, now time.Time) ([]string, error) {
 	all, err := List(dir)
 	if err != nil {
 		return nil, err
 	}
 	all = slices.DeleteFunc(all, func(i Info) bool { return i.Kind != kind })
-	future := func(i Info) int {
-		if i.Time.After(now.Add(aheadOfTime)) {
-			return 1
+	doubt := func(i Info) (n int) {
+		if i.Problem != "" {
+			n += 2
 		}
-		return 0
+		if i.Time.After(now.Add(aheadOfTime)) {
+			n++
+		}
+		return n
 	}
-	slices.SortStableFunc(all, func(a, b Info) int { return future(a) - future(b) })
+	slices.SortStableFunc(all, func(a, b Info) int { return doubt(a) - doubt(b) })
 	var removed []string
 	for _, i := range all[min(keep, len(all)):] {
 		if err := os.Remove(i.Path); err != nil {

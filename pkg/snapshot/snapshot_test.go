@@ -380,7 +380,18 @@ func TestFindAndDelete(t *testing.T) {
 	if err := snapshot.Delete(m.Snapshots(), "scheduled-n1-20260101T000000Z"); !isNone(err) {
 		t.Errorf("delete of what is not there: %v", err)
 	}
-	if err := snapshot.Delete(m.Snapshots(), info.Name); err != nil {
+	elsewhere := filepath.Join(t.TempDir(), info.Name)
+	put(t, elsewhere, "another's")
+	if err := snapshot.Delete(m.Snapshots(), elsewhere); err == nil || !strings.Contains(err.Error(), "is not in "+m.Snapshots()) {
+		t.Errorf("delete of a path elsewhere: %v", err)
+	}
+	// One that cannot be used does not push out one that can, however new it is.
+	put(t, filepath.Join(m.Snapshots(), "on-demand-n1-20360101T000000Z.tar.zst"), "broken")
+	removed, err := snapshot.Prune(m.Snapshots(), snapshot.OnDemand, 1, time.Now())
+	if diff := cmp.Diff([]string{"on-demand-n1-20360101T000000Z.tar.zst"}, removed); err != nil || diff != "" {
+		t.Errorf("prune: %v\n%s", err, diff)
+	}
+	if err := snapshot.Delete(m.Snapshots(), info.Path); err != nil {
 		t.Error(err)
 	}
 	if list, err := snapshot.List(m.Snapshots()); err != nil || len(list) > 0 {

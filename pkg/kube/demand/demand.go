@@ -108,8 +108,7 @@ func (c *counter) during(ctx context.Context, linger time.Duration, run func(con
 		return fmt.Errorf("%w: %w", ErrEnded, err)
 	case <-idle:
 		stop()
-		// What it says on being stopped is of no use to anybody.
-		<-ended
+		_ = <-ended // about being stopped, of no use to anybody
 		return nil
 	}
 }
