@@ -36,10 +36,20 @@ func WriteText(w io.Writer, r *Report, now time.Time) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", c.Name, c.State, age(now.Sub(c.Since)),
 			readyAfter(c.ReadyAfter), c.Restarts, firstLine(c.Message))
 	}
-	if len(r.Notes) > 0 {
+	if len(r.AddOns) > 0 {
+		fmt.Fprintln(t)
+		fmt.Fprintln(t, "ADDON\tSTATE\tSINCE\tOBJECTS\tSOURCE\tWHY")
+		for _, a := range r.AddOns {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", a.Name, a.State, age(now.Sub(a.Since)), a.Objects, a.Source, firstLine(a.Message))
+		}
+	}
+	notes := slices.DeleteFunc(slices.Clone(r.Notes), func(n Note) bool {
+		return len(r.AddOns) > 0 && strings.HasPrefix(n.Key, ManifestNote) // It says what the AddOn's line says.
+	})
+	if len(notes) > 0 {
 		fmt.Fprintln(t)
 		fmt.Fprintln(t, "NOTE\tSINCE\tMESSAGE")
-		for _, n := range r.Notes {
+		for _, n := range notes {
 			fmt.Fprintf(t, "%s\t%s\t%s\n", n.Key, age(now.Sub(n.Since)), firstLine(n.Message))
 		}
 	}

@@ -23,7 +23,9 @@ type Report struct {
 	// time; 0 until then.
 	ReadyAfter time.Duration      `json:"readyAfter,omitempty"` // nanoseconds
 	Components []component.Status `json:"components"`
-	Notes      []Note             `json:"notes,omitempty"`
+	// AddOns are the manifests, those of the user and skiff's own.
+	AddOns []AddOn `json:"addOns,omitempty"`
+	Notes  []Note  `json:"notes,omitempty"`
 	// Wear is what skiff writes to disks, from a minute after it was ready.
 	Wear *Wear `json:"wear,omitempty"`
 }
@@ -36,6 +38,18 @@ type Note struct {
 	Since   time.Time `json:"since"`
 }
 
+// AddOn says where one manifest stands.
+type AddOn struct {
+	Name string `json:"name"`
+	// State is applied, failed (and tried again, or not before the file
+	// changes), disabled or skipped.
+	State   string    `json:"state"`
+	Source  string    `json:"source"`
+	Objects int       `json:"objects"`
+	Message string    `json:"message,omitempty"`
+	Since   time.Time `json:"since"` // of the state
+}
+
 // Notes is where parts of skiff leave their notes. The key identifies a note:
 // setting it again replaces the message.
 type Notes interface {
@@ -43,10 +57,14 @@ type Notes interface {
 	Clear(key string)
 }
 
+// ManifestNote begins the keys of notes on single manifests.
+const ManifestNote = "manifest/"
+
 // NoteBook is the Notes of a Server. The zero NoteBook is empty and usable.
 type NoteBook struct {
-	mu    sync.Mutex
-	notes map[string]Note
+	mu     sync.Mutex
+	notes  map[string]Note
+	addOns []AddOn
 }
 
 var _ Notes = (*NoteBook)(nil)
@@ -81,4 +99,28 @@ func (b *NoteBook) List() []Note {
 	}
 	slices.SortFunc(list, func(x, y Note) int { return strings.Compare(x.Key, y.Key) })
 	return list
+}
+
+// SetAddOns replaces the list of the AddOns. Since is filled in: one whose state
+// is what it was keeps its time.
+func (b *NoteBook) SetAddOns(list []AddOn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list, now := slices.Clone(list), time.Now()
+	for i, a := range list {
+		list[i].Since = now
+		for _, old := range b.addOns {
+			if old.Name == a.Name && old.State == a.State {
+				list[i].Since = old.Since
+			}
+		}
+	}
+	b.addOns = list
+}
+
+// AddOns returns the AddOns in the order they were given.
+func (b *NoteBook) AddOns() []AddOn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.addOns)
 }

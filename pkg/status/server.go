@@ -206,7 +206,7 @@ func (s *Server) Report() *Report {
 		r.Ready = r.Ready && c.State == component.Ready
 	}
 	if s.Notes != nil {
-		r.Notes = s.Notes.List()
+		r.Notes, r.AddOns = s.Notes.List(), s.Notes.AddOns()
 	}
 	r.Wear = s.wear.wear()
 	s.mu.Lock()

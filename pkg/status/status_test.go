@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -199,6 +200,19 @@ func TestNoteBook(t *testing.T) {
 	}
 }
 
+func TestAddOnsOfNoteBook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, begin := new(NoteBook), time.Now()
+		b.SetAddOns([]AddOn{{Name: "a", State: "applied"}, {Name: "b", State: "applied"}})
+		<-time.After(time.Minute)
+		b.SetAddOns([]AddOn{{Name: "a", State: "applied", Objects: 2}, {Name: "b", State: "failed"}})
+		want := []AddOn{{Name: "a", State: "applied", Objects: 2, Since: begin}, {Name: "b", State: "failed", Since: begin.Add(time.Minute)}}
+		if diff := cmp.Diff(want, b.AddOns()); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
 func sample(now time.Time) *Report {
 	return &Report{
 		Version: "v1.36.3", PID: 42, Started: now.Add(-90 * time.Second),
@@ -206,7 +220,11 @@ func sample(now time.Time) *Report {
 			{Name: "datastore", State: component.Ready, Since: now.Add(-89 * time.Second), ReadyAfter: 123456789},
 			{Name: "kubelet", State: component.Failed, Since: now.Add(-2 * time.Second), Restarts: 3, Message: "panic: x\ngoroutine 1\n"},
 		},
-		Notes: []Note{{Key: "manifests/a.yaml", Message: "line 3", Since: now.Add(-26 * time.Hour)}},
+		AddOns: []AddOn{
+			{Name: "site", State: "failed", Source: "/m/site.yaml", Objects: 2, Message: "no such kind", Since: now.Add(-time.Minute)},
+			{Name: "web", State: "applied", Source: "bundled:web.yaml", Objects: 1, Since: now.Add(-time.Hour)},
+		},
+		Notes: []Note{{Key: "manifest/site", Message: "no such kind", Since: now.Add(-time.Minute)}, {Key: "manifests/a.yaml", Message: "line 3", Since: now.Add(-26 * time.Hour)}},
 	}
 }
 
@@ -221,6 +239,10 @@ func TestWriteText(t *testing.T) {
 COMPONENT  STATE   SINCE  READY AFTER  RESTARTS  WHY
 datastore  ready   1m29s  123ms        0         
 kubelet    failed  2s     -            3         panic: x …
+
+ADDON  STATE    SINCE  OBJECTS  SOURCE            WHY
+site   failed   1m0s   2        /m/site.yaml      no such kind
+web    applied  1h0m   1        bundled:web.yaml  
 
 NOTE              SINCE  MESSAGE
 manifests/a.yaml  1d2h   line 3
