@@ -21,7 +21,7 @@ import (
 // parts is what a server's composition needs besides its configuration.
 type parts struct {
 	logger *slog.Logger
-	notes  status.Notes
+	notes  *status.NoteBook
 	// fail stops the whole process with an error, for code of others that
 	// wants to exit.
 	fail func(error)
@@ -36,7 +36,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, usage(err)
 	}
-	srv, err := server.New(cfg, server.Options{Logger: p.logger, Notes: p.notes})
+	srv, err := server.New(cfg, server.Options{Logger: p.logger, Notes: p.notes, AddOns: p.notes.SetAddOns})
 	if err != nil {
 		return nil, err
 	}

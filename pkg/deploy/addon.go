@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"skiff/pkg/status"
 )
 
 // addOnKind is the kind that tracks one manifest file.
@@ -135,7 +137,7 @@ func (w *worker) remove(ctx context.Context, name string, st *state) error {
 	}
 	w.restores.forget(name)
 	if st.told != "" {
-		w.o.Notes.Clear("manifest/" + name)
+		w.o.Notes.Clear(status.ManifestNote + name)
 	}
 	delete(w.states, name)
 	return nil

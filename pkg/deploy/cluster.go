@@ -132,7 +132,13 @@ func (c *cluster) prune(ctx context.Context, r ref) error {
 	if err != nil {
 		return fmt.Errorf("get %s: %w", r, err)
 	}
-	if why := keeps(live); why != "" {
+	why := keeps(live)
+	if why == "" {
+		if why, err = c.used(ctx, live); err != nil {
+			return err
+		}
+	}
+	if why != "" {
 		c.logger.Info("object left its manifest and stays", "object", r.String(), "reason", why)
 		return nil
 	}
@@ -157,6 +163,33 @@ func keeps(u *unstructured.Unstructured) string {
 		}
 	}
 	return "it is managed by somebody else now"
+}
+
+// used says that a definition has objects, which would go with it, if its
+// annotation wants it to be kept then.
+func (c *cluster) used(ctx context.Context, u *unstructured.Unstructured) (string, error) {
+	if !strings.EqualFold(u.GetAnnotations()[annotationPrune], "unused") || u.GroupVersionKind().GroupKind() != crdKind || !established(u) {
+		return "", nil
+	}
+	group, _, _ := unstructured.NestedString(u.Object, "spec", "group")
+	plural, _, _ := unstructured.NestedString(u.Object, "spec", "names", "plural")
+	versions, _, _ := unstructured.NestedSlice(u.Object, "spec", "versions")
+	for _, v := range versions {
+		version, _ := v.(map[string]any)
+		if served, _ := version["served"].(bool); !served {
+			continue
+		}
+		gvr := schema.GroupVersionResource{Group: group, Version: fmt.Sprint(version["name"]), Resource: plural}
+		list, err := c.dynamic.Resource(gvr).List(ctx, metav1.ListOptions{Limit: 1})
+		if err != nil {
+			return "", fmt.Errorf("look for objects of %s: %w", u.GetName(), err)
+		}
+		if len(list.Items) > 0 {
+			return "there are objects of this kind", nil
+		}
+		break
+	}
+	return "", nil
 }
 
 // establishedWait bounds the wait for one CustomResourceDefinition.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skiff/pkg/component"
+	"skiff/pkg/status"
 )
 
 // Notes takes lines for `skiff status`; status.Notes satisfies it.
@@ -41,7 +42,9 @@ type Options struct {
 	Disabled func(name string) bool
 	// Vars are put in the place of %{NAME}% in bundled files.
 	Vars map[string]string
-	// Notes and Logger may be nil.
+	// AddOns is told where all manifests stand, after each change. It, Notes and
+	// Logger may be nil.
+	AddOns func(list []status.AddOn)
 	Notes  Notes
 	Logger *slog.Logger
 }
@@ -63,6 +66,9 @@ var (
 func New(o Options) *Deployer {
 	if o.Disabled == nil {
 		o.Disabled = func(string) bool { return false }
+	}
+	if o.AddOns == nil {
+		o.AddOns = func([]status.AddOn) {}
 	}
 	if o.Notes == nil {
 		o.Notes = noNotes{}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/internal/pause"
+	"skiff/pkg/status"
 )
 
 // state is what the worker knows about one source, by the name of its AddOn.
@@ -92,6 +93,7 @@ func (w *worker) pass(ctx context.Context) time.Duration {
 		return 0
 	}
 	w.tell()
+	w.list(sources)
 	if err := w.keepBooks(ctx); err != nil && ctx.Err() == nil {
 		w.o.Logger.Warn("AddOn objects could not be brought up to date; will try again", "error", err)
 		return min(maxRetry, w.next(5*time.Second))
@@ -279,10 +281,10 @@ func (w *worker) tell() {
 		}
 		switch {
 		case msg == "" && st.told != "":
-			w.o.Notes.Clear("manifest/" + name)
+			w.o.Notes.Clear(status.ManifestNote + name)
 			w.o.Logger.Info("manifest works now", "manifest", name)
 		case msg != "" && msg != st.told:
-			w.o.Notes.Set("manifest/"+name, msg)
+			w.o.Notes.Set(status.ManifestNote+name, msg)
 			w.o.Logger.Warn("manifest does not work", "manifest", st.src.Path, "error", st.err)
 		}
 		st.told = msg

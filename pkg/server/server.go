@@ -39,6 +39,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Notes takes lines for `skiff status`.
 	Notes status.Notes
+	// AddOns is told where all manifests stand; it may be nil.
+	AddOns func([]status.AddOn)
 	// Modules are optional parts, in the order they are installed.
 	Modules []Module
 }
@@ -274,6 +276,7 @@ func (s *Server) deployer(logger *slog.Logger) *deploy.Deployer {
 		Bundled:  union(s.bundled),
 		Disabled: s.cfg.Disabled,
 		Vars:     map[string]string{"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain},
+		AddOns:   s.o.AddOns,
 		Notes:    s.o.Notes,
 		Logger:   logger,
 	})

@@ -33,6 +33,7 @@ import (
 	"skiff/pkg/kube"
 	"skiff/pkg/pki"
 	"skiff/pkg/server/apiserver"
+	"skiff/pkg/status"
 )
 
 // cluster is a control plane without controllers.
@@ -154,8 +155,27 @@ func eventually(t *testing.T, what string, check func() error) {
 
 // notes keeps what parts say for `skiff status`.
 type notes struct {
-	mu sync.Mutex
-	m  map[string]string // guarded by mu
+	mu     sync.Mutex
+	m      map[string]string // guarded by mu
+	addOns []status.AddOn    // guarded by mu
+}
+
+func (n *notes) setAddOns(list []status.AddOn) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addOns = list
+}
+
+// addOn is the state of an AddOn, and why.
+func (n *notes) addOn(name string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range n.addOns {
+		if a.Name == name {
+			return a.State + " " + a.Message
+		}
+	}
+	return ""
 }
 
 func (n *notes) Set(k, v string) {
@@ -236,5 +256,6 @@ func TestServices(t *testing.T) {
 	ownNetwork(t)
 	c := startCluster(t)
 	t.Run("deploy", c.testDeploy)
+	t.Run("helm", c.testHelm)
 	t.Run("dns", c.testDNS)
 }

@@ -45,8 +45,8 @@ func (d *deployer) start() {
 		Bundled:  manifests.FS,
 		Disabled: func(name string) bool { return d.off.Load() == name },
 		Vars:     map[string]string{"CLUSTER_DNS": "10.43.0.10", "CLUSTER_DOMAIN": "cluster.local"},
-		Notes:    d.notes,
-		Logger:   d.logger.With("component", "deploy"),
+		AddOns:   d.notes.setAddOns, Notes: d.notes,
+		Logger: d.logger.With("component", "deploy"),
 	}))
 }
 
@@ -95,6 +95,32 @@ func wantGone(err error) error {
 		return nil
 	}
 	return err
+}
+
+// state waits for the beginning of what `skiff status` says of a manifest.
+func (d *deployer) state(name, want string) {
+	d.t.Helper()
+	eventually(d.t, name+" "+want, func() error {
+		if got := d.notes.addOn(name); !strings.HasPrefix(got, want) {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
+}
+
+// atOnce waits for the first word on an AddOn, which has to be that it works.
+func (d *deployer) atOnce(name string) {
+	d.t.Helper()
+	eventually(d.t, "first word on AddOn "+name, func() error {
+		state := d.notes.addOn(name)
+		if state == "" {
+			return errors.New("none")
+		}
+		if !strings.HasPrefix(state, "applied") {
+			d.t.Fatalf("the first attempt: %s", state)
+		}
+		return nil
+	})
 }
 
 // addOn waits for an AddOn that fits.
@@ -173,6 +199,8 @@ func (c *cluster) testDeploy(t *testing.T) {
 			return fmt.Errorf("%d other events", len(l.Items))
 		})
 		d.gone("half")
+		d.state("broken", "failed not tried again")
+		d.state("good", "applied")
 		// A file that worked and is broken now keeps its objects.
 		d.write("good.yml", "][")
 		eventually(t, "note", func() error {
@@ -214,6 +242,17 @@ func (c *cluster) testDeploy(t *testing.T) {
 		d.rm("a-object.yaml")
 		d.rm("z-kind.yaml")
 	})
+	t.Run("kind and object in one file", func(t *testing.T) {
+		object := "---\napiVersion: two.skiff.dev/v1\nkind: Boat\nmetadata: {name: b}\nspec: {oars: 2}\n"
+		d.write("both.yaml", object+"---\n"+strings.ReplaceAll(boatCRD, "test.skiff.dev", "two.skiff.dev"))
+		d.atOnce("both")
+		d.rm("both.yaml")
+		d.write("space.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: late}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: late}\n")
+		d.atOnce("space")
+		d.rm("space.yaml")
+	})
+	t.Run("definition in use", d.definitionInUse)
+	t.Run("edited in the cluster", d.edited)
 	t.Run("skip", func(t *testing.T) {
 		d.write("five.yaml.skip", "")
 		d.write("five.yaml", configMap("five", "1", ""))
@@ -222,6 +261,7 @@ func (c *cluster) testDeploy(t *testing.T) {
 		d.write("six.yaml", configMap("six", "1", ""))
 		d.value("six", "1")
 		d.gone("five")
+		d.state("five", "skipped")
 		d.value("one", "2")
 		d.rm("two.yaml.skip")
 		d.value("one", "3")
@@ -268,6 +308,7 @@ func (c *cluster) testDeploy(t *testing.T) {
 		d.value("seven", "1")
 		d.gone("six")
 		d.gone("drop")
+		d.state("coredns", "disabled")
 		d.value("keep", "1")
 		eventually(t, "end of the disabled Service", func() error {
 			_, err := c.kube.CoreV1().Services("kube-system").Get(t.Context(), "kube-dns", get)
