@@ -12,7 +12,7 @@ import (
 )
 
 // The kinds are K3s' own, so that its users' files work as they are;
-// manifests/helm-crds.yaml defines them.
+// manifests/helm-controller.yaml defines them.
 const group = "helm.cattle.io/v1"
 
 var (

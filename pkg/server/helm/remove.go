@@ -102,7 +102,7 @@ func (a *act) delete(client dynamic.Interface, u *unstructured.Unstructured) err
 
 // patience is how often uninstalling with the chart's own hooks is tried before
 // its objects are deleted without.
-const patience = 3
+const patience = 2
 
 // remove uninstalls the release of a HelmChart that is being deleted. It is a
 // matter of a few attempts, never of waiting for ever: with hooks, then object

@@ -165,7 +165,10 @@ func (w *worker) remove(ctx context.Context, key types.NamespacedName, c *helmCh
 		return 0, ctx.Err()
 	}
 	if err != nil && !apiTrouble(err) {
-		_, pause := w.failure(key, p, false)
+		n, pause := w.failure(key, p, false)
+		if n <= patience {
+			pause = minPause // The next attempts do without what may be in the way.
+		}
 		problem := explain(err, c.releaseNamespace())
 		w.logger(key).Warn("chart could not be uninstalled, trying again", "error", err)
 		return pause, w.broken(ctx, p, problem, err, "uninstalling is tried again; after some attempts without the chart's hooks")
