@@ -109,6 +109,14 @@ func (c *cluster) apply(ctx context.Context, u *unstructured.Unstructured) (ref,
 	u.SetNamespace(r.Namespace)
 	u.SetManagedFields(nil)
 	u.SetResourceVersion("")
+	why, err := yields(ctx, client, u)
+	if err != nil {
+		return r, fmt.Errorf("apply %s: %w", r, err)
+	}
+	if why != "" {
+		c.logger.Info("object is left as it is", "object", r.String(), "reason", why)
+		return r, nil
+	}
 	if _, err := client.Apply(ctx, r.Name, u, metav1.ApplyOptions{FieldManager: fieldManager, Force: true}); err != nil {
 		return r, fmt.Errorf("apply %s: %w", r, err)
 	}
@@ -157,10 +165,8 @@ func keeps(u *unstructured.Unstructured) string {
 	if v := u.GetAnnotations()[annotationPrune]; strings.EqualFold(v, "disabled") || strings.EqualFold(v, "false") {
 		return "annotation " + annotationPrune
 	}
-	for _, f := range u.GetManagedFields() {
-		if f.Manager == fieldManager && f.Operation == metav1.ManagedFieldsOperationApply {
-			return ""
-		}
+	if managed(u) {
+		return ""
 	}
 	return "it is managed by somebody else now"
 }
