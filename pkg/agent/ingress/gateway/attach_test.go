@@ -201,3 +201,49 @@ spec: {targetRefs: [{group: '', kind: Service, name: web, sectionName: http}], v
 		t.Errorf("backend %q, want none", b)
 	}
 }
+
+// A Gateway that cannot be told from an older one has addresses of its own.
+func TestApart(t *testing.T) {
+	s := newStage(t, `
+kind: Gateway
+metadata: {namespace: a, name: old}
+spec: {gatewayClassName: skiff, listeners: [{name: http, port: 80, protocol: HTTP}]}
+---
+kind: Gateway
+metadata: {namespace: a, name: same}
+spec: {gatewayClassName: skiff, listeners: [{name: http, port: 80, protocol: HTTP}, {name: other, port: 81, protocol: HTTP}]}
+---
+kind: Gateway
+metadata: {namespace: a, name: host}
+spec: {gatewayClassName: skiff, listeners: [{name: http, port: 80, protocol: HTTP, hostname: x.org}, {name: other, port: 81, protocol: TCP}]}
+---
+kind: Gateway
+metadata: {namespace: a, name: tcp}
+spec: {gatewayClassName: skiff, listeners: [{name: tcp, port: 80, protocol: TCP}]}
+`)
+	s.apart = func(g types.NamespacedName) []string {
+		if g.Name == "same" {
+			return []string{"198.51.100.1"}
+		}
+		return nil
+	}
+	r := s.translate()
+	want := map[string]types.NamespacedName{
+		"gateway/a/same/http": {Namespace: "a", Name: "same"}, "gateway/a/same/other": {Namespace: "a", Name: "same"},
+		"gateway/a/tcp/tcp": {Namespace: "a", Name: "tcp"},
+	}
+	if d := cmp.Diff(want, r.Apart); d != "" {
+		t.Errorf("apart (-want +got):\n%s", d)
+	}
+	addresses := make(map[string]string)
+	for _, g := range r.world.gateways {
+		for _, a := range g.addresses {
+			addresses[g.object.Name] += a.Value
+		}
+		addresses[g.object.Name] += g.address.reason
+	}
+	wantAddresses := map[string]string{"old": "192.0.2.1", "same": "198.51.100.1", "host": "192.0.2.1", "tcp": "AddressNotAssigned"}
+	if d := cmp.Diff(wantAddresses, addresses); d != "" {
+		t.Errorf("addresses (-want +got):\n%s", d)
+	}
+}

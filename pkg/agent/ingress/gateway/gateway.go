@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	v1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -96,13 +97,20 @@ type Inputs struct {
 	Certificates *catalog.Certificates
 	// Addresses are those that clients reach the edge at.
 	Addresses []string
+	// Apart returns the addresses of a Gateway alone; none while it has none
+	// yet. Nil where a Gateway cannot have its own.
+	Apart func(gateway types.NamespacedName) []string
 }
 
 // Result is a translation.
 type Result struct {
-	// Listeners have the Port that the Gateway asks for and no Address. All
-	// Gateways share the node's addresses.
+	// Listeners have the Port that the Gateway asks for and no Address. Those of
+	// all Gateways share the node's addresses, but for the Gateways in Apart.
 	Listeners []edge.Listener
+	// Apart are Gateways that cannot be told from older ones on the shared
+	// addresses, by the names of their listeners: they need addresses of their
+	// own, see Inputs.Apart.
+	Apart map[string]types.NamespacedName
 	// Targets are the backends of the listeners' routes.
 	Targets catalog.Targets
 

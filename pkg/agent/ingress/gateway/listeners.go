@@ -155,26 +155,40 @@ func (w *world) resolveConflicts() {
 	}
 	var placed []*listener
 	for _, g := range w.gateways {
-		var mine []*listener
-		for _, l := range g.all {
-			if !l.accepted.ok() {
-				continue
-			}
-			for _, other := range placed {
-				if reason := clash(l, other); reason == v1.ListenerReasonProtocolConflict || reason != "" && l.protocol != other.protocol {
-					l.accepted.fail(string(v1.ListenerReasonPortUnavailable), "port %d is taken by %s (%s)", l.spec.Port, other.name, other.spec.Protocol)
-				}
-			}
-			if l.accepted.ok() {
-				mine = append(mine, l)
-			}
+		judgeListeners(g)
+		if g.accepted.ok() {
+			placed = append(placed, w.place(g, placed)...)
 		}
-		placed = append(placed, mine...)
 		judgeListeners(g)
 	}
 	for _, s := range w.sets {
 		judgeSet(s)
 	}
+}
+
+// place finds the listeners of a Gateway that can be among those of older ones.
+// If they cannot all be told apart the Gateway goes elsewhere as a whole, or,
+// where it cannot, is merged as far as the edge can do that.
+func (w *world) place(g *gateway, placed []*listener) (mine []*listener) {
+	for _, l := range g.all {
+		if !l.accepted.ok() {
+			continue
+		}
+		for _, other := range placed {
+			reason := clash(l, other)
+			if reason != "" && w.in.Apart != nil {
+				g.apart = true
+				return nil
+			}
+			if reason == v1.ListenerReasonProtocolConflict || reason != "" && l.protocol != other.protocol {
+				l.accepted.fail(string(v1.ListenerReasonPortUnavailable), "port %d is taken by %s (%s)", l.spec.Port, other.name, other.spec.Protocol)
+			}
+		}
+		if l.accepted.ok() {
+			mine = append(mine, l)
+		}
+	}
+	return mine
 }
 
 // conflict notes that l loses to other, if they clash.

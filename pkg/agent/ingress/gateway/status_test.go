@@ -104,7 +104,7 @@ func TestGatewayStatus(t *testing.T) {
 		{"its address", `, addresses: [{value: 192.0.2.1}]`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=True/ResolvedRefs"}, []string{"192.0.2.1"}},
 		{"any address", `, addresses: [{type: IPAddress}]`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=True/ResolvedRefs"}, []string{"192.0.2.1"}},
 		{"another address", `, addresses: [{value: 192.0.2.9}]`, []string{"Accepted=True/Accepted", "Programmed=False/AddressNotUsable", "ResolvedRefs=True/ResolvedRefs"}, nil},
-		{"a name", `, addresses: [{type: Hostname, value: x.org}]`, []string{"Accepted=False/UnsupportedAddress", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs"}, []string{"192.0.2.1"}},
+		{"a name", `, addresses: [{type: Hostname, value: x.org}]`, []string{"Accepted=False/UnsupportedAddress", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs"}, nil},
 		{"parameters", `, infrastructure: {parametersRef: {group: x, kind: Y, name: z}}`, []string{"Accepted=False/InvalidParameters", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs"}, []string{"192.0.2.1"}},
 		{"client certificate", `, tls: {backend: {clientCertificateRef: {name: nothing}}}`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidClientCertificateRef"}, []string{"192.0.2.1"}},
 		{"its client certificate", `, tls: {backend: {clientCertificateRef: {name: cert}}}`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=True/ResolvedRefs"}, []string{"192.0.2.1"}},

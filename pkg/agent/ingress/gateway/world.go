@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 	v1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -54,6 +55,8 @@ type gateway struct {
 	own, all []*listener
 	accepted verdict
 	resolved verdict
+	// apart from the other Gateways, on addresses of its own.
+	apart bool
 	// addresses are those of its status; address says why there is none.
 	addresses []v1.GatewayStatusAddress
 	address   verdict
@@ -105,11 +108,16 @@ func translate(o objects, in Inputs) Result {
 	w.makeSets()
 	w.resolveConflicts()
 	w.makeRoutes()
-	r := Result{Targets: w.targets, world: w}
+	r := Result{Targets: w.targets, Apart: make(map[string]types.NamespacedName), world: w}
 	for _, g := range w.gateways {
+		w.assignAddresses(g)
 		for _, l := range g.all {
-			if l.serves() {
-				r.Listeners = append(r.Listeners, l.edge)
+			if !l.serves() {
+				continue
+			}
+			r.Listeners = append(r.Listeners, l.edge)
+			if g.apart {
+				r.Apart[l.name] = key(g.object)
 			}
 		}
 	}
@@ -144,7 +152,11 @@ func (w *world) judgeGateway(g *gateway) {
 	if i := o.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
 		g.accepted.fail(string(v1.GatewayReasonInvalidParameters), "infrastructure.parametersRef: skiff knows no kind %s.%s", i.ParametersRef.Kind, i.ParametersRef.Group)
 	}
-	w.assignAddresses(g)
+	for _, a := range o.Spec.Addresses {
+		if a.Type != nil && *a.Type != v1.IPAddressType {
+			g.accepted.fail(string(v1.GatewayReasonUnsupportedAddress), "address %q: type %s is not supported, use %s", a.Value, *a.Type, v1.IPAddressType)
+		}
+	}
 	if o.Spec.TLS != nil && o.Spec.TLS.Backend != nil && o.Spec.TLS.Backend.ClientCertificateRef != nil {
 		from := reference{group: v1.GroupName, kind: "Gateway", namespace: o.Namespace}
 		g.client = w.certificate(from, *o.Spec.TLS.Backend.ClientCertificateRef, &g.resolved, string(v1.GatewayReasonInvalidClientCertificateRef))
@@ -154,31 +166,29 @@ func (w *world) judgeGateway(g *gateway) {
 // assignAddresses gives the Gateway the addresses it asks for, or all.
 func (w *world) assignAddresses(g *gateway) {
 	ip := v1.IPAddressType
-	have := make(map[string]bool)
-	for _, a := range w.in.Addresses {
-		have[a] = true
+	have := w.in.Addresses
+	if g.apart {
+		have = w.in.Apart(key(g.object))
 	}
 	asked := false
 	for _, a := range g.object.Spec.Addresses {
 		switch {
-		case a.Type != nil && *a.Type != v1.IPAddressType:
-			g.accepted.fail(string(v1.GatewayReasonUnsupportedAddress), "address %q: type %s is not supported, use %s", a.Value, *a.Type, v1.IPAddressType)
 		case a.Value == "":
-		case !have[a.Value]:
+		case !slices.Contains(have, a.Value):
 			asked = true
-			g.address.fail(string(v1.GatewayReasonAddressNotUsable), "address %s does not lead to this cluster's ingress, which has %q", a.Value, w.in.Addresses)
+			g.address.fail(string(v1.GatewayReasonAddressNotUsable), "address %s does not lead to this Gateway, which can have %q", a.Value, have)
 		default:
 			asked = true
 			g.addresses = append(g.addresses, v1.GatewayStatusAddress{Type: &ip, Value: a.Value})
 		}
 	}
 	if !asked {
-		for _, a := range w.in.Addresses {
+		for _, a := range have {
 			g.addresses = append(g.addresses, v1.GatewayStatusAddress{Type: &ip, Value: a})
 		}
 	}
 	if len(g.addresses) == 0 {
-		g.address.fail(string(v1.GatewayReasonAddressNotAssigned), "no node has an address for the ingress yet")
+		g.address.fail(string(v1.GatewayReasonAddressNotAssigned), "the ingress has no address for it yet")
 	}
 }
 

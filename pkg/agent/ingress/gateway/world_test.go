@@ -29,6 +29,7 @@ type stage struct {
 	secrets    map[types.NamespacedName]*corev1.Secret
 	configMaps map[types.NamespacedName]*corev1.ConfigMap
 	namespaces map[string]*corev1.Namespace
+	apart      func(types.NamespacedName) []string
 }
 
 // common is what most stages have: a class, namespaces a and b, a Service in
@@ -127,7 +128,7 @@ func (s *stage) translate() Result {
 		return types.NamespacedName{Namespace: namespace, Name: name}
 	}
 	return translate(s.objects, Inputs{
-		Addresses: []string{"192.0.2.1"}, Certificates: new(catalog.Certificates),
+		Addresses: []string{"192.0.2.1"}, Certificates: new(catalog.Certificates), Apart: s.apart,
 		Lookup: catalog.Lookup{
 			Namespace: func(name string) *corev1.Namespace { return s.namespaces[name] },
 			Service:   func(namespace, name string) *corev1.Service { return s.services[at(namespace, name)] },
