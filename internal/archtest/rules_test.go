@@ -51,6 +51,7 @@ var foreign = []struct {
 	{"helm.sh/helm", []string{"pkg/server/helm"}, "Helm is pkg/server/helm, with its globals and its memory"},
 	{"oras.land/oras-go", []string{"pkg/server/helm"}, "registries of charts are pkg/server/helm"},
 	{"sigs.k8s.io/gateway-api", []string{"pkg/agent/ingress/gateway", "test"}, "the Gateway API is pkg/agent/ingress/gateway"},
+	{"sigs.k8s.io/knftables", []string{"pkg/agent/flannel", "pkg/agent/netpol/kernel"}, "tables are written in one place each"},
 	{"github.com/flannel-io", []string{"pkg/agent/flannel"}, "flannel is pkg/agent/flannel"},
 }
 

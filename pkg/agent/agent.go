@@ -18,6 +18,7 @@ import (
 	"skiff/pkg/agent/flannel"
 	"skiff/pkg/agent/images"
 	"skiff/pkg/agent/kubelet"
+	"skiff/pkg/agent/netpol"
 	"skiff/pkg/agent/proxy"
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/component"
@@ -50,6 +51,7 @@ type Agent struct {
 	kubelet *kubelet.Kubelet
 	proxy   *proxy.Proxy
 	flannel *flannel.Flannel // nil if the network is the user's
+	netpol  *netpol.Enforcer // nil if disabled, or the network is the user's
 	dns     *dns.Server
 	node    *nodeWatch
 }
@@ -115,6 +117,13 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}
 	}
+	if own && !cfg.Disabled("network-policy") {
+		a.netpol = &netpol.Enforcer{
+			Layout: layout, NodeName: cfg.Node.Name, PodCIDR: cfg.Cluster.PodCIDR, Bridge: flannel.Bridge,
+			Kubeconfig: a.agentKubeconfig(), Notes: o.Notes, Logger: a.logger("network-policy"),
+		}
+		a.flannel.Gate = layout.NetworkPolicySocket()
+	}
 	a.dns = dns.New(a.dnsOptions())
 	return a, nil
 }
@@ -158,6 +167,13 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	if a.flannel != nil {
 		// Not after the API: what was known last time is set up at once.
 		r.Flannel = g.Add(a.flannel, component.After(host), component.Restart(component.Backoff{}))
+	}
+	if a.netpol != nil {
+		// Not after flannel: until then, what an earlier skiff has programmed is
+		// in force, and new pods wait.
+		g.Add(a.netpol, component.After(host, r.Join, after.API), component.Restart(component.Backoff{}))
+	} else {
+		g.Task("network-policy", func(ctx context.Context) error { return netpol.Remove(ctx, a.cfg.Paths) }, component.After(host))
 	}
 	r.Proxy = g.Add(a.proxy, component.After(host, r.Join, after.API))
 	r.DNS = g.Add(a.dns, component.After(r.Join, after.API), component.Restart(component.Backoff{}))

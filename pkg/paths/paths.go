@@ -62,6 +62,13 @@ func (l Layout) DatastoreSocket() string { return filepath.Join(l.Run, "datastor
 // EventsSocket is where the store of the cluster's events does.
 func (l Layout) EventsSocket() string { return filepath.Join(l.Run, "events.sock") }
 
+// NetworkPolicySocket is where the CNI plug-in asks whether a new pod may have
+// its addresses.
+func (l Layout) NetworkPolicySocket() string { return filepath.Join(l.Run, "network-policy.sock") }
+
+// NetworkPolicyClaims says which pods have been given which addresses.
+func (l Layout) NetworkPolicyClaims() string { return filepath.Join(l.Run, "network-policy.json") }
+
 // ServerEventsDB is the SQLite file of the cluster's events.
 func (l Layout) ServerEventsDB() string { return filepath.Join(l.ServerDB(), "events.db") }
 

@@ -39,7 +39,10 @@ type Flannel struct {
 	// them also if it has no default route.
 	ServiceCIDR []netip.Prefix
 	Backend     string
-	Kubeconfig  string // of an identity that may watch all nodes and annotate this one
+	// Gate is the socket on which pods' addresses are announced before pods get
+	// them, "" for none; see payload/announce.
+	Gate       string
+	Kubeconfig string // of an identity that may watch all nodes and annotate this one
 	// NodePodCIDR waits until the Node object says which part of PodCIDR is
 	// this node's.
 	NodePodCIDR func(context.Context) ([]netip.Prefix, error)

@@ -76,7 +76,12 @@ func TestMemory(t *testing.T) {
 }
 
 func TestWriteCNI(t *testing.T) {
-	f := &Flannel{Layout: paths.New(t.TempDir())}
+	t.Run("open", func(t *testing.T) { testWriteCNI(t, "", "host-local") })
+	t.Run("gate", func(t *testing.T) { testWriteCNI(t, "some.sock", "announce") })
+}
+
+func testWriteCNI(t *testing.T, gate, ipam string) {
+	f := &Flannel{Layout: paths.New(t.TempDir()), Gate: gate}
 	if err := f.writeCNI(network{PodCIDR: prefixes("10.42.3.0/24"), MTU: 1450}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +94,9 @@ func TestWriteCNI(t *testing.T) {
 			Type string
 			MTU  int
 			IPAM struct {
-				Ranges  [][]struct{ Subnet string }
-				DataDir string
+				Type, Gate string
+				Ranges     [][]struct{ Subnet string }
+				DataDir    string
 			}
 		}
 	}
@@ -107,6 +113,9 @@ func TestWriteCNI(t *testing.T) {
 	b := got.Plugins[0]
 	if b.MTU != 1450 || b.IPAM.Ranges[0][0].Subnet != "10.42.3.0/24" || b.IPAM.DataDir != filepath.Join(f.Layout.CNIState(), "networks") {
 		t.Errorf("bridge = %+v", b)
+	}
+	if b.IPAM.Type != ipam || b.IPAM.Gate != gate {
+		t.Errorf("addresses by %s, gate %q; want %s, %q", b.IPAM.Type, b.IPAM.Gate, ipam, gate)
 	}
 }
 

@@ -176,6 +176,17 @@ func (f *Flannel) writeCNI(n network) error {
 	for _, p := range n.PodCIDR {
 		ranges = append(ranges, []m{{"subnet": p.Masked().String()}})
 	}
+	ipam := m{
+		"type":   "host-local",
+		"ranges": ranges,
+		// Below /run, so that a reboot frees the addresses of pods that were
+		// not taken down.
+		"dataDir": filepath.Join(f.Layout.CNIState(), "networks"),
+	}
+	if f.Gate != "" {
+		// It hands on to host-local.
+		ipam["type"], ipam["gate"] = "announce", f.Gate
+	}
 	list := m{
 		"cniVersion": "1.0.0",
 		"name":       "cbr0",
@@ -186,13 +197,7 @@ func (f *Flannel) writeCNI(n network) error {
 				"isDefaultGateway": true,
 				"hairpinMode":      true,
 				"mtu":              n.MTU,
-				"ipam": m{
-					"type":   "host-local",
-					"ranges": ranges,
-					// Below /run, so that a reboot frees the addresses of
-					// pods that were not taken down.
-					"dataDir": filepath.Join(f.Layout.CNIState(), "networks"),
-				},
+				"ipam":             ipam,
 			},
 			{"type": "portmap", "backend": "nftables", "snat": true, "capabilities": m{"portMappings": true}},
 			{"type": "bandwidth", "capabilities": m{"bandwidth": true}},
