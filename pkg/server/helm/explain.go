@@ -93,6 +93,7 @@ var sayings = []saying{
 	{"context deadline exceeded", reasonTimeout, "it took longer than spec.timeout", false},
 	{"is invalid:", reasonRefused, "the API refuses an object of the chart", true},
 	{"field not declared in schema", reasonRefused, "an object of the chart has a field that Kubernetes does not know", true},
+	{"failed to create typed patch object", reasonRefused, "an object of the chart has a field with a value that Kubernetes does not take there", true},
 	{"strict decoding error", reasonRefused, "an object of the chart has a field that Kubernetes does not know", true},
 	{"is forbidden:", reasonRefused, "the API does not allow an object of the chart", true},
 	{"denied the request", reasonRefused, "an admission webhook or policy denied an object of the chart", true},
