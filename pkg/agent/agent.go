@@ -14,9 +14,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"skiff/pkg/agent/dns"
 	"skiff/pkg/agent/flannel"
 	"skiff/pkg/agent/images"
+	"skiff/pkg/agent/ingress"
 	"skiff/pkg/agent/kubelet"
 	"skiff/pkg/agent/netpol"
 	"skiff/pkg/agent/proxy"
@@ -38,6 +41,9 @@ type Options struct {
 	Join    *join.Client
 	Payload *payload.Payload
 	Notes   status.Notes
+	// API is how to reach the API server in this process, for what runs on the
+	// nodes of servers only; nil on a node alone.
+	API func() *rest.Config
 }
 
 // Agent is a node.
@@ -53,6 +59,7 @@ type Agent struct {
 	flannel *flannel.Flannel // nil if the network is the user's
 	netpol  *netpol.Enforcer // nil if disabled, or the network is the user's
 	dns     *dns.Server
+	ingress *ingress.Ingress // nil on a node alone
 	node    *nodeWatch
 }
 
@@ -125,7 +132,20 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		a.flannel.Gate = layout.NetworkPolicySocket()
 	}
 	a.dns = dns.New(a.dnsOptions())
+	if o.API != nil {
+		a.ingress = ingress.New(ingress.Options{
+			Config: o.API, NodeName: cfg.Node.Name, Addresses: a.podSideAddresses, Disabled: cfg.Disabled("ingress"), Logger: a.logger("ingress"),
+		})
+	}
 	return a, nil
+}
+
+// podSideAddresses waits for the addresses by which pods reach this node.
+func (a *Agent) podSideAddresses(ctx context.Context) ([]netip.Addr, error) {
+	if a.flannel != nil {
+		return a.flannel.Gateways(ctx)
+	}
+	return a.cfg.Node.IP, nil
 }
 
 func (a *Agent) dnsOptions() dns.Options {
@@ -177,6 +197,9 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	}
 	r.Proxy = g.Add(a.proxy, component.After(host, r.Join, after.API))
 	r.DNS = g.Add(a.dns, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+	if a.ingress != nil {
+		g.Add(a.ingress, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+	}
 	return r
 }
 

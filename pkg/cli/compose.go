@@ -59,7 +59,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, err
 	}
-	node, err := agent.New(cfg, agent.Options{Logger: p.logger, Join: client, Payload: files, Notes: p.notes})
+	node, err := agent.New(cfg, agent.Options{Logger: p.logger, Join: client, Payload: files, Notes: p.notes, API: srv.Loopback})
 	if err != nil {
 		return nil, err
 	}

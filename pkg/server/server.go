@@ -207,6 +207,10 @@ func (s *Server) extend(server *genericapiserver.GenericAPIServer) error {
 // process. It works as soon as New has returned.
 func (s *Server) InProcess() http.RoundTripper { return join.InProcess(s.front.Handler()) }
 
+// Loopback is how parts in this process reach the API server, with all rights;
+// nil until it has been built. Who needs less impersonates somebody.
+func (s *Server) Loopback() *rest.Config { return s.api.Loopback() }
+
 // Token returns the join token's path, for the person at the machine.
 func (s *Server) Token() string { return s.cfg.Paths.Token() }
 

@@ -163,6 +163,21 @@ func (f *Flannel) Gateway(ctx context.Context) (netip.Addr, error) {
 	return f.net.PodCIDR[0].Addr().Next(), nil
 }
 
+// Gateways is Gateway for each family that pods have, in the order of the
+// cluster.
+func (f *Flannel) Gateways(ctx context.Context) ([]netip.Addr, error) {
+	if _, err := f.Gateway(ctx); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]netip.Addr, 0, len(f.net.PodCIDR))
+	for _, p := range f.net.PodCIDR {
+		out = append(out, p.Addr().Next())
+	}
+	return out, nil
+}
+
 func (f *Flannel) done() chan struct{} {
 	f.once.Do(func() { f.up = make(chan struct{}) })
 	return f.up

@@ -1,0 +1,337 @@
+package ingress
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"skiff/internal/pause"
+	"skiff/pkg/agent/ingress/catalog"
+	"skiff/pkg/agent/ingress/edge"
+	"skiff/pkg/agent/ingress/gateway"
+	"skiff/pkg/agent/ingress/rules"
+)
+
+const (
+	// gather is how long changes are collected before routes are made anew.
+	gather = 50 * time.Millisecond
+	// patience is how long a referred object may take to be known.
+	patience = 3 * time.Second
+	// retry is when what has failed is tried again.
+	retry = 5 * time.Second
+)
+
+// controller is one run: from the first Ingress or Gateway to the last.
+type controller struct {
+	Options
+	client   kubernetes.Interface
+	events   record.EventRecorder
+	edge     *edge.Server
+	refs     *refs
+	gateways *gateway.Source
+	issuing  *issuing
+	addrs    []netip.Addr
+
+	ingresses, classes, services, slices, namespaces cache.SharedIndexInformer
+
+	// routes is for what Ingresses and Gateways say, moved for where Pods are.
+	routes, moved chan struct{}
+
+	// What follows is of the goroutine of loop alone.
+
+	certificates catalog.Certificates
+	targets      catalog.Targets
+	endpoints    map[string][]edge.Endpoint
+	ports        map[uint16]uint16 // where the proxy listens, by public port
+	told         map[string]string // what the owner of an object has been told
+}
+
+// serve runs a proxy and keeps it as the API has it, until ctx ends.
+func (i *Ingress) serve(ctx context.Context, config *rest.Config, client kubernetes.Interface) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+
+	addrs, err := i.o.Addresses(ctx)
+	if err != nil {
+		return ignoreEnd(ctx, fmt.Errorf("get the address of the ingress: %w", err))
+	}
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	c := &controller{
+		Options: i.o, client: client, addrs: addrs, events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "skiff-ingress", Host: i.o.NodeName}),
+		routes: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		endpoints: make(map[string][]edge.Endpoint), ports: make(map[uint16]uint16), told: make(map[string]string),
+	}
+	c.refs = newRefs(ctx, client, c.changed)
+	defer c.refs.close()
+	defer cancel() // before close waits
+	c.issuing = newIssuing(client, i.o.Logger, c.changed)
+	c.edge = edge.New(edge.Options{Logger: i.o.Logger, Challenge: c.issuing.challenge})
+	if c.gateways, err = gateway.New(gateway.Options{Config: config, Changed: c.changed, Logger: i.o.Logger}); err != nil {
+		return fmt.Errorf("make the gateway controller: %w", err)
+	}
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
+	defer factory.Shutdown()
+	defer cancel()
+	if err := c.watch(factory); err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	running.Go(func() { ended <- c.edge.Run(ctx) })
+	running.Go(func() { ended <- c.gateways.Run(ctx) })
+	running.Go(func() { c.issuing.run(ctx) })
+	factory.StartWithContext(ctx)
+	if !cache.WaitForCacheSync(ctx.Done(), c.ingresses.HasSynced, c.classes.HasSynced, c.services.HasSynced, c.slices.HasSynced, c.namespaces.HasSynced, c.gateways.Synced) {
+		return nil
+	}
+	i.o.Logger.Info("serving Ingresses and Gateways", "addresses", addrs)
+	return c.loop(ctx, ended)
+}
+
+// changed asks for routes to be made anew.
+func (c *controller) changed() { note(c.routes) }
+
+func note(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// loop brings everything up to date whenever something has changed.
+func (c *controller) loop(ctx context.Context, ended <-chan error) error {
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-ended:
+			return ignoreEnd(ctx, err)
+		case <-c.moved:
+			c.move()
+			continue
+		case <-again.C:
+		case <-c.routes:
+			if !pause.For(ctx, gather) {
+				return nil
+			}
+		}
+		next, err := c.sync(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			c.Logger.Warn("the ingress could not be brought up to date, trying again", "error", err, "in", retry)
+			next = retry
+		}
+		again.Stop()
+		if next > 0 {
+			again.Reset(next)
+		}
+	}
+}
+
+// round is what one translation has come to.
+type round struct {
+	settings settings
+	rules    rules.Result
+	gateway  gateway.Result
+	fallback *certificate
+}
+
+// sync makes the routes anew and tells the API what has come of it. It returns
+// after what time to look again, or 0.
+func (c *controller) sync(ctx context.Context) (next time.Duration, err error) {
+	r, err := c.translate(ctx)
+	if err != nil {
+		return 0, err
+	}
+	applied := c.apply(ctx, r)
+	errs := []error{publish(ctx, c.client, publication{node: c.NodeName, addrs: c.addrs, ports: c.ports})}
+	services := c.ownServices()
+	for port, why := range refused(services) {
+		applied.refuse(port, why)
+	}
+	errs = append(errs, c.tell(ctx, r, applied, addresses(services)),
+		c.gateways.WriteStatus(ctx, r.gateway, applied.listeners, applied.routes))
+	next = c.issuing.want(r.settings.acme, r.rules.Wants, c.refs.secret, c.events)
+	return next, errors.Join(append(errs, applied.again)...)
+}
+
+// translate makes routes of what the API has. Objects that routes refer to are
+// looked up while it goes on, so it may take several passes until all is known.
+func (c *controller) translate(ctx context.Context) (r round, err error) {
+	for range 5 {
+		c.refs.begin()
+		r, err = c.pass(ctx)
+		c.refs.end()
+		if err != nil || !c.refs.wait(ctx, patience) {
+			return r, err
+		}
+	}
+	return r, err
+}
+
+func (c *controller) pass(ctx context.Context) (round, error) {
+	lookup := catalog.Lookup{
+		Namespace: lookup[corev1.Namespace](c.namespaces), Service: lookupIn[corev1.Service](c.services),
+		Secret: c.refs.secret, ConfigMap: c.refs.configMap,
+	}
+	var r round
+	r.settings = readSettings(c.refs.configMap(namespace, serviceName))
+	r.rules = rules.Translate(rules.Inputs{
+		Ingresses: objects[networkingv1.Ingress](c.ingresses), Classes: objects[networkingv1.IngressClass](c.classes),
+		Lookup: lookup, Certificates: &c.certificates,
+	})
+	r.gateway = c.gateways.Translate(gateway.Inputs{Lookup: lookup, Certificates: &c.certificates, Addresses: addresses(c.ownServices())})
+	for _, w := range r.rules.Wants {
+		c.refs.secret(w.Secret.Namespace, w.Secret.Name)
+	}
+	if len(r.rules.Listeners)+len(r.gateway.Listeners) > 0 {
+		var err error
+		if r.fallback, err = c.defaultCertificate(ctx, r.settings); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// applied is what the proxy could not do.
+type applied struct {
+	listeners, routes map[string]error
+	ports             map[uint16][]string // listeners by public port
+	// again is why it should be tried again.
+	again error
+}
+
+// refuse notes that a public port cannot be had.
+func (a *applied) refuse(port uint16, why string) {
+	for _, l := range a.ports[port] {
+		if a.listeners[l] == nil {
+			a.listeners[l] = errors.New(why)
+		}
+	}
+}
+
+// apply gives the routes to the proxy.
+func (c *controller) apply(ctx context.Context, r round) *applied {
+	a := &applied{listeners: make(map[string]error), routes: make(map[string]error), ports: make(map[uint16][]string)}
+	wanted := slices.Clone(r.rules.Listeners)
+	for n, l := range wanted {
+		// The first is shown for names that no certificate is for. A Gateway says
+		// itself which that is; an Ingress's is nobody else's.
+		if l.Protocol == edge.HTTPS && r.fallback != nil {
+			wanted[n].Certificates = append([]*tls.Certificate{r.fallback.tls}, l.Certificates...)
+		}
+	}
+	wanted = append(wanted, r.gateway.Listeners...)
+	public := make(map[uint16]bool)
+	for _, l := range wanted {
+		public[l.Port] = true
+		a.ports[l.Port] = append(a.ports[l.Port], l.Name)
+	}
+	for port := range c.ports {
+		if !public[port] {
+			delete(c.ports, port)
+		}
+	}
+	for port := range public {
+		if _, have := c.ports[port]; have {
+			continue
+		}
+		internal, err := c.choosePort(port)
+		if err != nil {
+			a.again = err
+			continue
+		}
+		c.ports[port] = internal
+	}
+	config := edge.Config{Backends: make(map[string]edge.Backend), Trusted: r.settings.trusted, AccessLog: r.settings.accessLog}
+	if r.fallback != nil {
+		config.DefaultCertificate = r.fallback.tls
+	}
+	for n, addr := range c.addrs {
+		for _, l := range wanted {
+			internal, ok := c.ports[l.Port]
+			if !ok {
+				continue
+			}
+			l.Address, l.PublicPort, l.Port = addr.String(), l.Port, internal
+			if n > 0 {
+				l.Name = again(l.Name, n)
+			}
+			config.Listeners = append(config.Listeners, l)
+		}
+	}
+	c.setTargets(r)
+	for key, t := range c.targets {
+		b := t.Backend
+		b.Endpoints = c.endpoints[key]
+		config.Backends[key] = b
+	}
+	c.sort(a, c.edge.Apply(ctx, config))
+	return a
+}
+
+// again names the listener of another address of the node.
+func again(name string, n int) string { return fmt.Sprintf("%s|%d", name, n) }
+
+// sort puts the errors of Apply where they belong.
+func (c *controller) sort(a *applied, err error) {
+	if err == nil {
+		return
+	}
+	var each []error
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		each = joined.Unwrap()
+	} else {
+		each = []error{err}
+	}
+	for _, e := range each {
+		if l, ok := errors.AsType[*edge.ListenerError](e); ok {
+			name := l.Listener
+			for n := range c.addrs {
+				for _, names := range a.ports {
+					for _, of := range names {
+						if again(of, n) == name {
+							name = of
+						}
+					}
+				}
+			}
+			a.listeners[name] = l.Err
+			// The port was taken between choosing and listening: choose another.
+			for port, names := range a.ports {
+				if slices.Contains(names, name) {
+					delete(c.ports, port)
+				}
+			}
+			a.again = e
+			continue
+		}
+		if r, ok := errors.AsType[*edge.RouteError](e); ok {
+			a.routes[r.Route] = r.Err
+			continue
+		}
+		a.again = e
+	}
+}
