@@ -6,6 +6,7 @@
 //	tool get URL          fetch a URL, CA and token of the pod's service account
 //	tool lookup NAME      print the addresses a name resolves to
 //	tool ready FILE       serve /ready, which is 200 while FILE exists
+//	tool grpc [ADDR]      serve the gRPC health service in clear text
 package main
 
 import (
@@ -22,11 +23,13 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|ready …"))
+		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|ready|grpc …"))
 	}
 	argument := ""
 	if len(os.Args) > 2 {
@@ -34,7 +37,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	verbs := map[string]func(context.Context, string) error{"serve": serve, "hog": hog, "get": get, "lookup": lookup, "ready": ready}
+	verbs := map[string]func(context.Context, string) error{"serve": serve, "hog": hog, "get": get, "lookup": lookup, "ready": ready, "grpc": serveGRPC}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
 		fail(fmt.Errorf("unknown verb %q", os.Args[1]))
@@ -59,6 +62,10 @@ func serve(ctx context.Context, addr string) error {
 	}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println(r.Method, r.URL, "from", r.RemoteAddr)
+		if websocket.IsWebSocketUpgrade(r) {
+			echo(w, r)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]any{"host": host, "path": r.URL.Path, "headers": r.Header, "env": os.Environ(), "client": r.RemoteAddr})
 	})
