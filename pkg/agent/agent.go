@@ -97,6 +97,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	a.runtime = &runtime.Runtime{
 		Layout: layout, Snapshotter: cfg.Node.Snapshotter, PauseImage: a.pauseImage(),
 		SystemdCgroup: systemd, RestrictOOM: restrict, SystemCNI: !own, Registries: cfg.Node.PrivateRegistry,
+		NoDefaultEndpoint: cfg.Node.NoDefaultEndpoint, DefaultRuntime: cfg.Node.DefaultRuntime, Notes: o.Notes,
 		Debug: cfg.Log.Debug, Path: os.Getenv("PATH"), Logger: a.logger("containerd"),
 	}
 	a.images = &images.Importer{

@@ -146,6 +146,9 @@ func logStart(logger *slog.Logger, cfg config.Completed, origins config.Origins,
 	for _, w := range warnings {
 		logger.Warn("this machine is not ideal", "reason", w)
 	}
+	for _, h := range cfg.DisableHints() {
+		logger.Warn("a part goes by another name here", "hint", h)
+	}
 	for _, s := range config.Effective(cfg, origins) {
 		if s.Origin.Source != config.FromDefault {
 			logger.Info("setting", "name", s.Name, "value", strings.Join(s.Values, " "), "from", s.Origin.String())

@@ -52,6 +52,10 @@ type Node struct {
 	Snapshotter     string       // "auto", "overlayfs" or "native"
 	PauseImage      string       // default: the image skiff makes itself
 	PrivateRegistry string       // path of registries.yaml
+	// NoDefaultEndpoint keeps registries that have mirrors from being asked
+	// themselves.
+	NoDefaultEndpoint bool
+	DefaultRuntime    string // name of a runtime found in PATH; "" is runc
 }
 
 // Cluster configures what all nodes of the cluster share.
@@ -116,7 +120,7 @@ type Completed struct{ *completed }
 
 // Disabled reports whether the user asked to leave out the named part.
 func (c Completed) Disabled(name string) bool {
-	return slices.Contains(c.Server.Disable, name)
+	return slices.ContainsFunc(c.Server.Disable, func(asked string) bool { return disabledName(asked) == name })
 }
 
 // LocalURL is how everything on a server reaches its own port: by the loopback

@@ -220,7 +220,7 @@ func serverOptions() []Option {
 		},
 		{
 			Name:  "disable",
-			Usage: "leave out this bundled part or manifest",
+			Usage: "leave out this bundled part (" + strings.Join(PartNames(), ", ") + ") or manifest, this by the name of its file",
 			Bind:  func(c *Config) Value { return listValue(KindList, &c.Server.Disable, nonEmpty) },
 		},
 		{
@@ -277,6 +277,17 @@ func nodeOptions() []Option {
 			Usage:       "file with mirrors and credentials of image registries",
 			DefaultText: paths.New(paths.DefaultData).RegistriesFile(),
 			Bind:        func(c *Config) Value { return stringValue(&c.Node.PrivateRegistry) },
+		},
+		{
+			Name:  "disable-default-registry-endpoint",
+			Usage: "pull images of a registry that has mirrors from these only, never from itself",
+			Bind:  func(c *Config) Value { return boolValue(&c.Node.NoDefaultEndpoint) },
+		},
+		{
+			Name:        "default-runtime",
+			Usage:       "what runs the pods that name no RuntimeClass: the name of a runtime found in PATH, as nvidia or crun",
+			DefaultText: "runc",
+			Bind:        func(c *Config) Value { return stringValue(&c.Node.DefaultRuntime) },
 		},
 	}
 }

@@ -100,8 +100,8 @@ func (d *completed) validateServer(p *problems) {
 		p.add("snapshot-keep", s.SnapshotKeep, "want at least 1; --snapshot-interval=0 makes no snapshots")
 	}
 	for _, name := range s.Disable {
-		if strings.Contains(name, "/") {
-			p.add("disable", name, "want the name of a part or of a manifest without directory and extension")
+		if err := checkDisable(name); err != nil {
+			p.add("disable", name, "%w", err)
 		}
 	}
 	first, last, err := parsePortRange(d.Cluster.NodePortRange)

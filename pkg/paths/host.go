@@ -30,12 +30,23 @@ const (
 	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
 	// is the one in use.
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
+	// CgroupMemoryMax and CgroupMemoryLimit are the memory limits of the whole
+	// machine, in a container, by either version of control groups.
+	CgroupMemoryMax   = "/sys/fs/cgroup/memory.max"
+	CgroupMemoryLimit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+	// MemInfo has the machine's memory.
+	MemInfo = "/proc/meminfo"
 )
 
 // ContainerdDropIns is the directory whose *.toml files are merged into
 // containerd's configuration.
 func (l Layout) ContainerdDropIns() string {
 	return filepath.Join(l.AgentEtc(), "containerd", "config.toml.d")
+}
+
+// GoodRegistries is registries.yaml as it was when it last made sense.
+func (l Layout) GoodRegistries() string {
+	return filepath.Join(l.AgentEtc(), "containerd", "registries.yaml")
 }
 
 // ImagesState remembers which image archives have been imported.

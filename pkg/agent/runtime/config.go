@@ -23,7 +23,11 @@ type config struct {
 	RestrictOOM   bool // no CAP_SYS_RESOURCE: containers cannot be better protected from the OOM killer than we are
 	SystemCNI     bool
 	Debug         bool
-	Auth          map[string]auth // by registry host
+	Tokens        map[string]string // identity tokens by registry host
+	Runtimes      []handler         // besides runc
+	// DefaultRuntime is one of Runtimes, or runc.
+	DefaultRuntime string
+	DropIns        []string // files to merge
 }
 
 // table is a TOML table; go-toml writes its keys in order.
@@ -62,7 +66,7 @@ func (c config) marshal() ([]byte, error) {
 		"state":            c.Layout.ContainerdRun(),
 		"temp":             filepath.Join(c.Layout.Containerd(), "tmp"),
 		"disabled_plugins": disabledPlugins(),
-		"imports":          []string{filepath.Join(c.Layout.ContainerdDropIns(), "*.toml")},
+		"imports":          append([]string{}, c.DropIns...),
 		"grpc":             table{"address": c.Layout.ContainerdSocket()},
 		"ttrpc":            table{"address": c.Layout.ContainerdSocket() + ".ttrpc"},
 		"debug":            table{"level": level, "format": "text"},
@@ -86,12 +90,12 @@ func (c config) marshal() ([]byte, error) {
 
 func (c config) images() table {
 	registry := table{"config_path": c.Layout.Certs()}
-	if len(c.Auth) > 0 {
-		// hosts.toml cannot carry credentials, so they are in the one
+	if len(c.Tokens) > 0 {
+		// hosts.toml cannot carry identity tokens, so they are in the one
 		// place the CRI looks for them.
 		configs := table{}
-		for host, a := range c.Auth {
-			configs[host] = table{"auth": a.table()}
+		for host, token := range c.Tokens {
+			configs[host] = table{"auth": table{"identitytoken": token}}
 		}
 		registry["configs"] = configs
 	}
@@ -121,18 +125,23 @@ func (c config) runtime() table {
 		"stats_collect_period": "10s",
 		"cni":                  table{"bin_dirs": bin, "conf_dir": conf},
 		"containerd": table{
-			"default_runtime_name": "runc",
-			"runtimes": table{
-				"runc": table{
-					"runtime_type": "io.containerd.runc.v2",
-					"options": table{
-						"BinaryName":    filepath.Join(c.Layout.Bin(), "runc"),
-						"SystemdCgroup": c.SystemdCgroup,
-					},
-				},
-			},
+			"default_runtime_name": c.DefaultRuntime,
+			"runtimes":             c.runtimes(),
 		},
 	}
+}
+
+func (c config) runtimes() table {
+	all := append([]handler{{Name: "runc", Type: runcShim, Binary: filepath.Join(c.Layout.Bin(), "runc")}}, c.Runtimes...)
+	out := table{}
+	for _, h := range all {
+		t := table{"runtime_type": h.Type}
+		if h.Type == runcShim {
+			t["options"] = table{"BinaryName": h.Binary, "SystemdCgroup": c.SystemdCgroup}
+		}
+		out[h.Name] = t
+	}
+	return out
 }
 
 // server is about streaming (exec, attach, port-forward), which the kubelet

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pelletier/go-toml/v2"
 
 	"skiff/pkg/paths"
 )
@@ -21,8 +22,10 @@ func writeRegistries(t *testing.T, text string) string {
 }
 
 func TestHosts(t *testing.T) {
+	ca := writeRegistries(t, "")
 	tests := []struct {
 		name, text string
+		noDefault  bool
 		want       map[string]string // file → content
 	}{
 		{name: "nothing", text: "", want: map[string]string{}},
@@ -31,12 +34,10 @@ func TestHosts(t *testing.T) {
 			text: "mirrors:\n  docker.io:\n    endpoint: [\"https://b.example\", \"a.example:5000\"]\n",
 			want: map[string]string{"docker.io/hosts.toml": `server = 'https://registry-1.docker.io'
 
-[host]
-[host.'https://b.example']
+[host."https://b.example"]
 capabilities = ['pull', 'resolve']
 
-[host]
-[host.'https://a.example:5000']
+[host."https://a.example:5000"]
 capabilities = ['pull', 'resolve']
 `},
 		},
@@ -45,38 +46,57 @@ capabilities = ['pull', 'resolve']
 			text: "mirrors:\n  registry.k8s.io:\n    endpoint: [\"http://m.example\"]\n    rewrite:\n      \"^(.*)$\": \"proxy/k8s/$1\"\n",
 			want: map[string]string{"registry.k8s.io/hosts.toml": `server = 'https://registry.k8s.io'
 
-[host]
-[host.'http://m.example/v2/proxy/k8s']
+[host."http://m.example/v2/proxy/k8s"]
 capabilities = ['pull', 'resolve']
 override_path = true
 `},
 		},
 		{
 			name: "wildcard and TLS",
-			text: "mirrors:\n  \"*\":\n    endpoint: [\"https://m.example\"]\nconfigs:\n  m.example:\n    tls: {ca_file: /ca.crt, cert_file: /c.crt, key_file: /c.key, insecure_skip_verify: true}\n",
+			text: "mirrors:\n  \"*\":\n    endpoint: [\"https://m.example\"]\nconfigs:\n  m.example:\n    tls: {ca_file: CA, cert_file: CA, key_file: CA, insecure_skip_verify: true}\n",
 			want: map[string]string{
 				"_default/hosts.toml": `
-[host]
-[host.'https://m.example']
-ca = '/ca.crt'
+[host."https://m.example"]
+ca = 'CA'
 capabilities = ['pull', 'resolve']
-client = [['/c.crt', '/c.key']]
+client = [['CA', 'CA']]
 skip_verify = true
 `,
-				"m.example/hosts.toml": `ca = '/ca.crt'
-client = [['/c.crt', '/c.key']]
+				"m.example/hosts.toml": `ca = 'CA'
+client = [['CA', 'CA']]
 server = 'https://m.example'
 skip_verify = true
 `,
 			},
 		},
+		{
+			name: "credentials, by user or as base64",
+			text: "mirrors:\n  r.example:\n    endpoint: [\"http://m.example\"]\nconfigs:\n  docker.io: {auth: {username: u, password: p}}\n  m.example: {auth: {auth: dTpw}}\n  t.example: {auth: {token: x}}\n  127.0.0.1:5000: {auth: {username: u, password: p}}\n",
+			want: map[string]string{
+				"docker.io/hosts.toml":      "server = 'https://registry-1.docker.io'\n\n[header]\nAuthorization = 'Basic dTpw'\n",
+				"r.example/hosts.toml":      "server = 'https://r.example'\n\n[host.\"http://m.example\"]\ncapabilities = ['pull', 'resolve']\n[host.\"http://m.example\".header]\nAuthorization = 'Basic dTpw'\n",
+				"m.example/hosts.toml":      "server = 'https://m.example'\n\n[header]\nAuthorization = 'Basic dTpw'\n",
+				"t.example/hosts.toml":      "server = 'https://t.example'\n",
+				"127.0.0.1:5000/hosts.toml": "[header]\nAuthorization = 'Basic dTpw'\n",
+			},
+		},
+		{
+			name: "only mirrors", noDefault: true,
+			text: "mirrors:\n  \"*\": {endpoint: [\"http://m.example\"]}\n  r.example: {endpoint: [\"http://m.example\"]}\n  without.example: {}\n",
+			want: map[string]string{
+				"_default/hosts.toml":        "capabilities = ['push']\nserver = 'http://m.example'\n\n[host.\"http://m.example\"]\ncapabilities = ['pull', 'resolve']\n",
+				"r.example/hosts.toml":       "capabilities = ['push']\nserver = 'https://r.example'\n\n[host.\"http://m.example\"]\ncapabilities = ['pull', 'resolve']\n",
+				"without.example/hosts.toml": "server = 'https://without.example'\n",
+			},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := loadRegistries(writeRegistries(t, tt.text))
+			r, err := loadRegistries(writeRegistries(t, strings.ReplaceAll(tt.text, "CA", ca)))
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.NoDefault = tt.noDefault
 			dir := t.TempDir()
 			// What an earlier file asked for must go.
 			if err := os.MkdirAll(filepath.Join(dir, "old.example"), 0o700); err != nil {
@@ -93,7 +113,12 @@ skip_verify = true
 					t.Fatal(err)
 				}
 				name, _ := filepath.Rel(dir, f)
-				got[name] = string(data)
+				got[name] = strings.ReplaceAll(string(data), ca, "CA")
+				// containerd refuses a registry whose file it cannot parse.
+				var any map[string]any
+				if err := toml.Unmarshal(data, &any); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
 				t.Errorf("-want +got\n%s", diff)
@@ -110,7 +135,12 @@ func TestRegistriesRefused(t *testing.T) {
 		{"unknown key", "mirors: {}\n", "mirors"},
 		{"endpoint", "mirrors:\n  a:\n    endpoint: [\"ftp://x\"]\n", "mirrors.a.endpoint"},
 		{"rewrite", "mirrors:\n  a:\n    endpoint: [x]\n    rewrite: {\"^library/(.*)$\": \"b/$1\"}\n", "mirrors.a.rewrite"},
-		{"auth", "configs:\n  a:\n    auth: {auth: \"***\"}\n", "base64"},
+		{"auth", "configs:\n  a:\n    auth: {auth: \"***\"}\n", "line 3: configs.\"a\".auth: auth is not base64"},
+		{"line of an unknown key", "mirrors:\n  a:\n    endpoints: [x]\n", "line 3: field endpoints is not known here"},
+		{"line of a syntax error", "mirrors:\n  a: [\n", "line 2"},
+		{"credentials for all", "configs:\n  \"*\":\n    auth: {username: u}\n", "line 3: configs.\"*\".auth: credentials"},
+		{"a name with a path", "mirrors:\n  a/b: {endpoint: [x]}\n", "line 2: mirrors.a/b: invalid name"},
+		{"no such file", "configs:\n  a:\n    tls: {ca_file: nowhere}\n", "line 3: configs.\"a\".tls: stat nowhere"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -135,7 +165,11 @@ func TestConfig(t *testing.T) {
 		{"systemd", func(c *config) { c.SystemdCgroup = true }, []string{"SystemdCgroup = true"}, nil},
 		{"native", func(c *config) { c.Snapshotter = "native" }, []string{"snapshotter = 'native'", "unpack_config"}, nil},
 		{"user's network", func(c *config) { c.SystemCNI = true }, []string{"conf_dir = '" + paths.SystemCNIConf + "'"}, nil},
-		{"credentials", func(c *config) { c.Auth = map[string]auth{"r.example": {Username: "u", Token: "t"}} }, []string{"identitytoken = 't'", "username = 'u'"}, []string{"password"}},
+		{"identity token", func(c *config) { c.Tokens = map[string]string{"r.example": "t"} }, []string{"identitytoken = 't'"}, []string{"password"}},
+		{"runtimes", func(c *config) {
+			c.Runtimes = []handler{{"crun", runcShim, "/b/crun"}, {"spin", "io.containerd.spin.v2", ""}}
+			c.DefaultRuntime = "crun"
+		}, []string{"default_runtime_name = 'crun'", "BinaryName = '/b/crun'", "runtime_type = 'io.containerd.spin.v2'", "BinaryName = '/data/bin/runc'"}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -185,5 +219,30 @@ func TestEnviron(t *testing.T) {
 	want := []string{"CONTAINERD_HTTPS_PROXY=p", "GOGC=50", "HOME=/root", "HTTPS_PROXY=p", "PATH=/data/bin:/usr/bin"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestFindRuntimes(t *testing.T) {
+	own, a, b := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, file := range []string{own + "/crun", a + "/crun", b + "/crun", b + "/runc", b + "/containerd-shim-runc-v2", b + "/containerd-shim-spin-v2", b + "/containerd-shim-kata-v2", a + "/nvidia-container-runtime"} {
+		if err := os.WriteFile(file, nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(a+"/youki", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got := findRuntimes(own, strings.Join([]string{own, a, "", b}, ":"))
+	want := []handler{
+		{"crun", runcShim, a + "/crun"}, {"kata", "io.containerd.kata.v2", ""},
+		{"nvidia", runcShim, a + "/nvidia-container-runtime"}, {"spin", "io.containerd.spin.v2", ""},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	for asked, want := range map[string]string{"": "runc", "runc": "runc", "spin": "spin", "youki": ""} {
+		if name, err := chooseRuntime(asked, got); name != want || (err == nil) != (want != "") {
+			t.Errorf("chooseRuntime(%q) = %q, %v, want %q", asked, name, err, want)
+		}
 	}
 }

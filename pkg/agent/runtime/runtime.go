@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,6 +32,12 @@ import (
 // touched: their shims are processes of their own.
 const stopTimeout = 5 * time.Second
 
+// Notes is where the reader of `skiff status` is told what was left out.
+type Notes interface {
+	Set(key, message string)
+	Clear(key string)
+}
+
 // Runtime is containerd. Its exported fields must not change once Run has been
 // called.
 type Runtime struct {
@@ -42,12 +49,23 @@ type Runtime struct {
 	SystemCNI     bool   // the network is the user's business: look where plug-ins install themselves
 	Registries    string // path of registries.yaml; it may not exist
 	Debug         bool
-	Path          string // value of PATH for containerd, without Layout.Bin
-	Logger        *slog.Logger
+	Path          string // value of PATH for containerd, without Layout.Bin; runtimes are looked for there
+	// NoDefaultEndpoint keeps registries that have mirrors from being asked
+	// themselves.
+	NoDefaultEndpoint bool
+	// DefaultRuntime is what runs pods that name no RuntimeClass; "" is runc.
+	DefaultRuntime string
+	Notes          Notes
+	Logger         *slog.Logger
 	// Command makes the process; nil means process.Self.
 	Command func(name string, args ...string) *process.Process
 
 	snapshotter atomic.Pointer[string] // what "auto" came to
+
+	// Of Run's goroutine: the file as it was when it last made sense, and the
+	// drop-ins of containerd's configuration that do.
+	good    *registries
+	dropIns []string
 
 	once   sync.Once
 	client cri.RuntimeServiceClient
@@ -74,6 +92,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.dropIns = r.usableDropIns(ctx)
 	for {
 		cfg, err := r.writeConfig()
 		if err != nil {
@@ -83,7 +102,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		if !again {
 			return err
 		}
-		r.Logger.Info("restarting containerd: registry credentials changed; pods keep running")
+		r.Logger.Info("restarting containerd: an identity token in the registry configuration changed; pods keep running")
 	}
 }
 
@@ -107,7 +126,6 @@ func (r *Runtime) serve(ctx context.Context, cfg []byte, changes <-chan struct{}
 			r.Logger.Error("registry configuration not applied", "file", r.Registries, "error", err)
 			continue
 		}
-		r.Logger.Info("registry configuration applied", "file", r.Registries)
 		if string(next) == string(cfg) {
 			continue
 		}
@@ -189,7 +207,7 @@ func (r *Runtime) writeConfig() ([]byte, error) {
 
 // render writes the hosts.toml files and returns the text of config.toml.
 func (r *Runtime) render() ([]byte, error) {
-	reg, err := loadRegistries(r.Registries)
+	reg, err := r.registries()
 	if err != nil {
 		return nil, err
 	}
@@ -201,16 +219,75 @@ func (r *Runtime) render() ([]byte, error) {
 		return nil, err
 	}
 	r.snapshotter.Store(&snapshotter)
+	runtimes := findRuntimes(r.Layout.Bin(), r.Path)
+	def, err := chooseRuntime(r.DefaultRuntime, runtimes)
+	if err != nil {
+		return nil, err
+	}
 	return config{
-		Layout:        r.Layout,
-		Snapshotter:   snapshotter,
-		PauseImage:    r.PauseImage,
-		SystemdCgroup: r.SystemdCgroup,
-		RestrictOOM:   r.RestrictOOM,
-		SystemCNI:     r.SystemCNI,
-		Debug:         r.Debug,
-		Auth:          reg.auth(),
+		Layout:         r.Layout,
+		Snapshotter:    snapshotter,
+		PauseImage:     r.PauseImage,
+		SystemdCgroup:  r.SystemdCgroup,
+		RestrictOOM:    r.RestrictOOM,
+		SystemCNI:      r.SystemCNI,
+		Debug:          r.Debug,
+		Tokens:         reg.tokens(),
+		Runtimes:       runtimes,
+		DefaultRuntime: def,
+		DropIns:        r.dropIns,
 	}.marshal()
+}
+
+// noteRegistries is the key of the note on registries.yaml.
+const noteRegistries = "registries"
+
+// registries is what registries.yaml says, or said when it last made sense, in
+// an earlier process perhaps.
+func (r *Runtime) registries() (*registries, error) {
+	reg, err := loadRegistries(r.Registries)
+	if err == nil {
+		if r.good != nil || r.Registries != "" {
+			r.Logger.Info("registry configuration applied", "file", r.Registries)
+		}
+		r.Notes.Clear(noteRegistries)
+		r.good = reg
+		reg.NoDefault = r.NoDefaultEndpoint
+		return reg, r.keepRegistries()
+	}
+	r.Logger.Error("registry configuration not applied; the last good one stays in force", "error", err)
+	r.Notes.Set(noteRegistries, err.Error()+"; the last good one stays in force")
+	if r.good != nil {
+		return r.good, nil
+	}
+	if r.good, err = loadRegistries(r.Layout.GoodRegistries()); err != nil {
+		r.Logger.Error("the last good registry configuration cannot be used either; there is none", "error", err)
+		r.good = &registries{}
+	}
+	r.good.NoDefault = r.NoDefaultEndpoint
+	return r.good, nil
+}
+
+// keepRegistries remembers a file that makes sense for a start when it does not.
+func (r *Runtime) keepRegistries() error {
+	kept := r.Layout.GoodRegistries()
+	data, err := os.ReadFile(r.Registries)
+	if r.Registries == "" || errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget registry configuration: %w", err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("keep registry configuration: %w", err)
+	}
+	if old, err := os.ReadFile(kept); err == nil && string(old) == string(data) {
+		return nil
+	}
+	if err := atomicfile.Write(kept, data, 0o600); err != nil {
+		return fmt.Errorf("keep registry configuration: %w", err)
+	}
+	return nil
 }
 
 // Ready implements component.Readier: the CRI answers, and says that the

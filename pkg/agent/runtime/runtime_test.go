@@ -65,6 +65,9 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "`+filepath.Join(h.layout.Bin(), "runc")+`"
 `)
 
+	h.dropIn("broken.toml", "version = 3\n[plugins\n")
+	h.dropIn("wrong.toml", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nmax_concurrent_downloads = \"many\"\n")
+
 	stop := h.start()
 	if got := h.handlers(); !slices.Contains(got, "test-handler") || !slices.Contains(got, "runc") {
 		t.Errorf("runtime handlers = %q, want runc and that of the drop-in", got)
@@ -83,9 +86,29 @@ BinaryName = "`+filepath.Join(h.layout.Bin(), "runc")+`"
 	hosts := filepath.Join(h.layout.Certs(), "docker.io", "hosts.toml")
 	h.eventually("hosts.toml", func() bool { _, err := os.Stat(hosts); return err == nil })
 
-	// Credentials are read by containerd at its start only, so it is restarted.
+	// A file that makes no sense changes nothing.
+	h.registries("mirrors:\n  docker.io:\n    endpoint: [\"ftp://x\"]\n")
+	h.eventually("note on registries.yaml", func() bool { return strings.Contains(h.note("registries"), "line 3: mirrors.docker.io.endpoint") })
+	if _, err := os.Stat(hosts); err != nil {
+		t.Errorf("a broken registries.yaml: %v", err)
+	}
+	if got := h.note("containerd/broken.toml"); !strings.Contains(got, "line 2") {
+		t.Errorf("note on broken.toml = %q, want one that names line 2", got)
+	}
+	if got := h.note("containerd/wrong.toml"); !strings.Contains(got, "containerd: ") {
+		t.Errorf("note on wrong.toml = %q, want containerd's words", got)
+	}
+
+	// Identity tokens are read by containerd at its start only, so it is
+	// restarted; passwords are not.
 	before := h.pid()
 	h.registries("configs:\n  r.example:\n    auth: {username: somebody, password: secret}\n")
+	secret := filepath.Join(h.layout.Certs(), "r.example", "hosts.toml")
+	h.eventually("password applied", func() bool { _, err := os.Stat(secret); return err == nil && h.note("registries") == "" })
+	if h.pid() != before {
+		t.Error("containerd was restarted for a password")
+	}
+	h.registries("configs:\n  r.example:\n    auth: {token: somebody}\n")
 	h.eventually("containerd restarted", func() bool { p := h.pid(); return p != "" && p != before && h.rt.Ready(t.Context()) == nil })
 	config, err := os.ReadFile(h.layout.ContainerdConfig())
 	if err != nil || !strings.Contains(string(config), "somebody") {
@@ -201,7 +224,7 @@ func (h *host) putArchive(name string, data []byte) {
 func (h *host) start() (stop func()) {
 	h.t.Helper()
 	logger := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	h.rt = &runtime.Runtime{Layout: h.layout, Snapshotter: "auto", PauseImage: "skiff.local/pause:test", RestrictOOM: true, Registries: h.layout.RegistriesFile(), Path: os.Getenv("PATH"), Logger: logger}
+	h.rt = &runtime.Runtime{Layout: h.layout, Snapshotter: "auto", PauseImage: "skiff.local/pause:test", RestrictOOM: true, Registries: h.layout.RegistriesFile(), Path: os.Getenv("PATH"), Notes: h, Logger: logger}
 	imp := &images.Importer{Layout: h.layout, PauseName: "skiff.local/pause:test", Snapshotter: h.rt.ChosenSnapshotter, Notes: h, Logger: logger}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
