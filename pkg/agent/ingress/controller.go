@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -57,7 +58,7 @@ type controller struct {
 	certificates catalog.Certificates
 	targets      catalog.Targets
 	endpoints    map[string][]edge.Endpoint
-	ports        map[uint16]uint16 // where the proxy listens, by public port
+	ports        map[door]uint16   // where the proxy listens
 	told         map[string]string // what the owner of an object has been told
 }
 
@@ -78,7 +79,7 @@ func (i *Ingress) serve(ctx context.Context, config *rest.Config, client kuberne
 	c := &controller{
 		Options: i.o, client: client, addrs: addrs, events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "skiff-ingress", Host: i.o.NodeName}),
 		routes: make(chan struct{}, 1), moved: make(chan struct{}, 1),
-		endpoints: make(map[string][]edge.Endpoint), ports: make(map[uint16]uint16), told: make(map[string]string),
+		endpoints: make(map[string][]edge.Endpoint), ports: make(map[door]uint16), told: make(map[string]string),
 	}
 	c.refs = newRefs(ctx, client, c.changed)
 	defer c.refs.close()
@@ -168,8 +169,8 @@ func (c *controller) sync(ctx context.Context) (next time.Duration, err error) {
 	applied := c.apply(ctx, r)
 	errs := []error{publish(ctx, c.client, publication{node: c.NodeName, addrs: c.addrs, ports: c.ports})}
 	services := c.ownServices()
-	for port, why := range refused(services) {
-		applied.refuse(port, why)
+	for d, why := range refused(services) {
+		applied.refuse(d, why)
 	}
 	errs = append(errs, c.tell(ctx, r, applied, addresses(services)),
 		c.gateways.WriteStatus(ctx, r.gateway, applied.listeners, applied.routes))
@@ -202,7 +203,11 @@ func (c *controller) pass(ctx context.Context) (round, error) {
 		Ingresses: objects[networkingv1.Ingress](c.ingresses), Classes: objects[networkingv1.IngressClass](c.classes),
 		Lookup: lookup, Certificates: &c.certificates,
 	})
-	r.gateway = c.gateways.Translate(gateway.Inputs{Lookup: lookup, Certificates: &c.certificates, Addresses: addresses(c.ownServices())})
+	services := c.ownServices()
+	r.gateway = c.gateways.Translate(gateway.Inputs{
+		Lookup: lookup, Certificates: &c.certificates, Addresses: addresses(services),
+		Apart: func(g types.NamespacedName) []string { return apart(services, g) },
+	})
 	for _, w := range r.rules.Wants {
 		c.refs.secret(w.Secret.Namespace, w.Secret.Name)
 	}
@@ -218,14 +223,14 @@ func (c *controller) pass(ctx context.Context) (round, error) {
 // applied is what the proxy could not do.
 type applied struct {
 	listeners, routes map[string]error
-	ports             map[uint16][]string // listeners by public port
+	doors             map[door][]string // listeners by where they are
 	// again is why it should be tried again.
 	again error
 }
 
-// refuse notes that a public port cannot be had.
-func (a *applied) refuse(port uint16, why string) {
-	for _, l := range a.ports[port] {
+// refuse notes that a port cannot be had.
+func (a *applied) refuse(d door, why string) {
+	for _, l := range a.doors[d] {
 		if a.listeners[l] == nil {
 			a.listeners[l] = errors.New(why)
 		}
@@ -234,7 +239,7 @@ func (a *applied) refuse(port uint16, why string) {
 
 // apply gives the routes to the proxy.
 func (c *controller) apply(ctx context.Context, r round) *applied {
-	a := &applied{listeners: make(map[string]error), routes: make(map[string]error), ports: make(map[uint16][]string)}
+	a := &applied{listeners: make(map[string]error), routes: make(map[string]error), doors: make(map[door][]string)}
 	wanted := slices.Clone(r.rules.Listeners)
 	for n, l := range wanted {
 		// The first is shown for names that no certificate is for. A Gateway says
@@ -244,34 +249,18 @@ func (c *controller) apply(ctx context.Context, r round) *applied {
 		}
 	}
 	wanted = append(wanted, r.gateway.Listeners...)
-	public := make(map[uint16]bool)
 	for _, l := range wanted {
-		public[l.Port] = true
-		a.ports[l.Port] = append(a.ports[l.Port], l.Name)
+		d := r.door(l)
+		a.doors[d] = append(a.doors[d], l.Name)
 	}
-	for port := range c.ports {
-		if !public[port] {
-			delete(c.ports, port)
-		}
-	}
-	for port := range public {
-		if _, have := c.ports[port]; have {
-			continue
-		}
-		internal, err := c.choosePort(port)
-		if err != nil {
-			a.again = err
-			continue
-		}
-		c.ports[port] = internal
-	}
+	c.choosePorts(a)
 	config := edge.Config{Backends: make(map[string]edge.Backend), Trusted: r.settings.trusted, AccessLog: r.settings.accessLog}
 	if r.fallback != nil {
 		config.DefaultCertificate = r.fallback.tls
 	}
 	for n, addr := range c.addrs {
 		for _, l := range wanted {
-			internal, ok := c.ports[l.Port]
+			internal, ok := c.ports[r.door(l)]
 			if !ok {
 				continue
 			}
@@ -292,6 +281,30 @@ func (c *controller) apply(ctx context.Context, r round) *applied {
 	return a
 }
 
+// door is where the public finds a listener.
+func (r round) door(l edge.Listener) door { return door{r.gateway.Apart[l.Name], l.Port} }
+
+// choosePorts gives each door a port to listen on, and takes back those of doors
+// that are no more.
+func (c *controller) choosePorts(a *applied) {
+	for d := range c.ports {
+		if a.doors[d] == nil {
+			delete(c.ports, d)
+		}
+	}
+	for d := range a.doors {
+		if _, have := c.ports[d]; have {
+			continue
+		}
+		internal, err := c.choosePort(d)
+		if err != nil {
+			a.again = err
+			continue
+		}
+		c.ports[d] = internal
+	}
+}
+
 // again names the listener of another address of the node.
 func again(name string, n int) string { return fmt.Sprintf("%s|%d", name, n) }
 
@@ -310,7 +323,7 @@ func (c *controller) sort(a *applied, err error) {
 		if l, ok := errors.AsType[*edge.ListenerError](e); ok {
 			name := l.Listener
 			for n := range c.addrs {
-				for _, names := range a.ports {
+				for _, names := range a.doors {
 					for _, of := range names {
 						if again(of, n) == name {
 							name = of
@@ -320,9 +333,9 @@ func (c *controller) sort(a *applied, err error) {
 			}
 			a.listeners[name] = l.Err
 			// The port was taken between choosing and listening: choose another.
-			for port, names := range a.ports {
+			for d, names := range a.doors {
 				if slices.Contains(names, name) {
-					delete(c.ports, port)
+					delete(c.ports, d)
 				}
 			}
 			a.again = e

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
@@ -28,22 +30,39 @@ const (
 	// managedByLabel marks what this package has made; managedBy is its value.
 	managedByLabel = "app.kubernetes.io/managed-by"
 	managedBy      = "skiff-ingress"
+
+	// gatewayAnnotation names the Gateway that a Service is the only one of: one
+	// that cannot be told from another on the node's addresses.
+	gatewayAnnotation = "ingress.skiff.dev/gateway"
 )
 
-// publication is what should be published: for each public port where the proxy
-// listens.
+// door is a public port: of the node, or, if a Gateway is named, of an address of
+// its own.
+type door struct {
+	gateway types.NamespacedName
+	port    uint16
+}
+
+// service names the Service of a door.
+func (d door) service() string {
+	if d.gateway.Name != "" {
+		// Names of Gateways may be longer than those of Services.
+		h := fnv.New64a()
+		_, _ = h.Write([]byte(d.gateway.String()))
+		return fmt.Sprintf("%s-%x", serviceName, h.Sum64())
+	}
+	if d.port == rules.HTTPPort || d.port == rules.HTTPSPort {
+		return serviceName
+	}
+	return fmt.Sprintf("%s-%d", serviceName, d.port)
+}
+
+// publication is what should be published: for each door the port that the proxy
+// listens on.
 type publication struct {
 	node  string
 	addrs []netip.Addr
-	ports map[uint16]uint16
-}
-
-// serviceFor names the Service of a public port.
-func serviceFor(port uint16) string {
-	if port == rules.HTTPPort || port == rules.HTTPSPort {
-		return serviceName
-	}
-	return fmt.Sprintf("%s-%d", serviceName, port)
+	ports map[door]uint16
 }
 
 func portName(port uint16) string {
@@ -59,21 +78,24 @@ func portName(port uint16) string {
 // services are the Services of the publication, by name.
 func (p publication) services() map[string]*corev1.Service {
 	out := make(map[string]*corev1.Service)
-	for port := range p.ports {
-		name := serviceFor(port)
-		s, ok := out[name]
+	for d, target := range p.ports {
+		s, ok := out[d.service()]
 		if !ok {
-			local, dual := corev1.ServiceExternalTrafficPolicyLocal, corev1.IPFamilyPolicyPreferDualStack
 			s = &corev1.Service{
-				ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels()},
-				Spec: corev1.ServiceSpec{
-					Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: local, IPFamilyPolicy: &dual, AllocateLoadBalancerNodePorts: new(false),
-				},
+				ObjectMeta: metav1.ObjectMeta{Name: d.service(), Namespace: namespace, Labels: labels()},
+				Spec:       corev1.ServiceSpec{IPFamilyPolicy: new(corev1.IPFamilyPolicyPreferDualStack)},
 			}
-			out[name] = s
+			if d.gateway.Name != "" {
+				s.Annotations = map[string]string{gatewayAnnotation: d.gateway.String()}
+			} else {
+				s.Spec.Type = corev1.ServiceTypeLoadBalancer
+				s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+				s.Spec.AllocateLoadBalancerNodePorts = new(false)
+			}
+			out[s.Name] = s
 		}
 		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{
-			Name: portName(port), Protocol: corev1.ProtocolTCP, Port: int32(port), TargetPort: intstr.FromInt32(int32(p.ports[port])),
+			Name: portName(d.port), Protocol: corev1.ProtocolTCP, Port: int32(d.port), TargetPort: intstr.FromInt32(int32(target)),
 		})
 	}
 	for _, s := range out {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,6 +25,9 @@ import (
 func addresses(services []*corev1.Service) []string {
 	found := make(map[string]bool)
 	for _, s := range services {
+		if s.Annotations[gatewayAnnotation] != "" {
+			continue
+		}
 		for _, i := range s.Status.LoadBalancer.Ingress {
 			if i.IP != "" {
 				found[i.IP] = true
@@ -36,10 +40,20 @@ func addresses(services []*corev1.Service) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// refused says of each public port why no load balancer serves it, where one has
-// said so.
-func refused(services []*corev1.Service) map[uint16]string {
-	out := make(map[uint16]string)
+// apart are the addresses of a Gateway that has its own.
+func apart(services []*corev1.Service, gateway types.NamespacedName) []string {
+	for _, s := range services {
+		if s.Annotations[gatewayAnnotation] == gateway.String() {
+			return s.Spec.ClusterIPs
+		}
+	}
+	return nil
+}
+
+// refused says of each door why no load balancer serves it, where one has said
+// so.
+func refused(services []*corev1.Service) map[door]string {
+	out := make(map[door]string)
 	for _, s := range services {
 		if len(s.Status.LoadBalancer.Ingress) > 0 {
 			continue
@@ -49,7 +63,7 @@ func refused(services []*corev1.Service) map[uint16]string {
 				continue
 			}
 			for _, p := range s.Spec.Ports {
-				out[uint16(p.Port)] = condition.Message
+				out[door{port: uint16(p.Port)}] = condition.Message
 			}
 		}
 	}
@@ -113,14 +127,20 @@ func (c *controller) warn(i *networkingv1.Ingress, key string, problems []rules.
 	return strings.Join(lines, "\n")
 }
 
-// choosePort finds the port to listen on for a public one: the same one each
+// choosePort finds the port to listen on for a door: the same one each
 // time if it can be had, below those that the kernel gives to outgoing
 // connections, so that what was published before a restart stays true.
-func (c *controller) choosePort(public uint16) (uint16, error) {
+func (c *controller) choosePort(d door) (uint16, error) {
 	const first, count = 20000, 12000
+	start := d.port
+	if d.gateway.Name != "" {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(d.gateway.String()))
+		start += uint16(h.Sum32())
+	}
 	var err error
 	for try := range uint16(50) {
-		port := first + (public+try)%count
+		port := first + (start%count+try)%count
 		if slices.Contains(slices.Collect(maps.Values(c.ports)), port) {
 			continue
 		}
@@ -134,5 +154,5 @@ func (c *controller) choosePort(public uint16) (uint16, error) {
 			return port, nil
 		}
 	}
-	return 0, fmt.Errorf("find a port to serve port %d on: %w", public, err)
+	return 0, fmt.Errorf("find a port to serve port %d on: %w", d.port, err)
 }

@@ -93,7 +93,11 @@ func trim(object any) (any, error) {
 			o.Endpoints[i] = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions}
 		}
 	case *corev1.Service:
-		o.Annotations = nil
+		if gateway, ok := o.Annotations[gatewayAnnotation]; ok {
+			o.Annotations = map[string]string{gatewayAnnotation: gateway}
+		} else {
+			o.Annotations = nil
+		}
 	case *corev1.Namespace:
 		o.Annotations, o.Spec = nil, corev1.NamespaceSpec{}
 	}
