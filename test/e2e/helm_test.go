@@ -92,6 +92,12 @@ func TestHelm(t *testing.T) {
 	s.helmSays("shop", "Ready", "True", "")
 	s.ready("app=shop", 1)
 
+	// A namespace goes with the charts and releases in it.
+	closed := newSpace(t, h, "closed")
+	closed.apply(strings.ReplaceAll(helmChart("shut", ""), "namespace: charts", "namespace: closed"))
+	closed.helmSays("shut", "Ready", "True", "")
+	closed.kubectl("delete", "namespace", closed.ns, "--wait=false")
+
 	// Killed while a Job of the chart runs.
 	s.apply(helmChart("slow", ", set: {hook: 6}"))
 	s.eventually("the Job of the chart", func() error {
@@ -120,6 +126,12 @@ func TestHelm(t *testing.T) {
 		return nil
 	})
 	contains(t, "events", s.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}"), "Installed", "Upgraded", "Uninstalled", "RefusedByAPI")
+	s.eventually("the end of the closed namespace", func() error {
+		if r := s.Exec("skiff", "kubectl", "get", "namespace", closed.ns); r.Code == 0 {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
 	s.withoutHelm()
 }
 

@@ -164,6 +164,12 @@ func (h *helmed) uninstall(name string) {
 	if err := h.dynamic.Resource(helmCharts).Namespace("default").Delete(h.t.Context(), name, remove); err != nil {
 		h.t.Fatal(err)
 	}
+	h.ended(name)
+}
+
+// ended waits for the end of a HelmChart, which leaves nothing.
+func (h *helmed) ended(name string) {
+	h.t.Helper()
 	eventually(h.t, "end of HelmChart "+name, func() error {
 		_, err := h.dynamic.Resource(helmCharts).Namespace("default").Get(h.t.Context(), name, get)
 		return wantGone(err)
@@ -206,10 +212,11 @@ func (c *cluster) testHelm(t *testing.T) {
 	h.start()
 	t.Run("values", h.values)
 	t.Run("sources", h.sources)
+	h.stubborn()
 	t.Run("failures", h.failures)
 	t.Run("policies", h.policies)
-	t.Run("interrupted", h.interrupted)
 	t.Run("removal", h.removal)
+	t.Run("interrupted", h.interrupted)
 }
 
 // in is h for a subtest.

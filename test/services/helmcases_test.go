@@ -321,10 +321,21 @@ func (h *helmed) removal(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.uninstall("gone")
+	// Killed while it was uninstalling.
+	h.chart("half", `chart: ok.tgz`)
+	h.ready("half", 1)
+	h.mark("half", 1, "uninstalling")
+	h.uninstall("half")
+	h.ended("stubborn")
+}
 
-	// Its hook cannot run, so its objects go without it.
+// stubborn begins to delete a chart whose hook cannot run: its objects go
+// without it, after some attempts.
+func (h *helmed) stubborn() {
 	h.file("last.tgz", shop("1.0.0", map[string]string{"templates/hook.yaml": fmt.Sprintf(hook, "pre-delete")}))
 	h.chart("stubborn", `chart: last.tgz, timeout: 1s`)
 	h.ready("stubborn", 1)
-	h.uninstall("stubborn")
+	if err := h.dynamic.Resource(helmCharts).Namespace("default").Delete(h.t.Context(), "stubborn", remove); err != nil {
+		h.t.Fatal(err)
+	}
 }
