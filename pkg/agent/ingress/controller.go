@@ -240,24 +240,17 @@ func (a *applied) refuse(d door, why string) {
 // apply gives the routes to the proxy.
 func (c *controller) apply(ctx context.Context, r round) *applied {
 	a := &applied{listeners: make(map[string]error), routes: make(map[string]error), doors: make(map[door][]string)}
-	wanted := slices.Clone(r.rules.Listeners)
-	for n, l := range wanted {
-		// The first is shown for names that no certificate is for. A Gateway says
-		// itself which that is; an Ingress's is nobody else's.
-		if l.Protocol == edge.HTTPS && r.fallback != nil {
-			wanted[n].Certificates = append([]*tls.Certificate{r.fallback.tls}, l.Certificates...)
-		}
+	var fallback *tls.Certificate
+	if r.fallback != nil {
+		fallback = r.fallback.tls
 	}
-	wanted = append(wanted, r.gateway.Listeners...)
+	wanted := join(r.gateway.Listeners, r.rules, fallback)
 	for _, l := range wanted {
 		d := r.door(l)
 		a.doors[d] = append(a.doors[d], l.Name)
 	}
 	c.choosePorts(a)
-	config := edge.Config{Backends: make(map[string]edge.Backend), Trusted: r.settings.trusted, AccessLog: r.settings.accessLog}
-	if r.fallback != nil {
-		config.DefaultCertificate = r.fallback.tls
-	}
+	config := edge.Config{Backends: make(map[string]edge.Backend), DefaultCertificate: fallback, Trusted: r.settings.trusted, AccessLog: r.settings.accessLog}
 	for n, addr := range c.addrs {
 		for _, l := range wanted {
 			internal, ok := c.ports[r.door(l)]
