@@ -62,7 +62,7 @@ var calls = []struct {
 	why       string
 }{
 	{"time", "Sleep", []string{"test"}, "wait on a condition that can say what it waits for"},
-	{"os", "Exit", []string{"cmd", "test", "payload"}, "return an error; cmd/skiff ends the process"},
+	{"os", "Exit", []string{"cmd", "test", "payload", "scripts"}, "return an error; cmd/skiff ends the process"},
 	{"os", "Setenv", []string{"test"}, "the environment is global: pass a value"},
 	{"os", "Unsetenv", []string{"test"}, "the environment is global: pass a value"},
 	{"os", "Chdir", []string{"test"}, "the working directory is global: use whole paths"},

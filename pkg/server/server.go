@@ -276,12 +276,14 @@ func (s *Server) deployer(logger *slog.Logger) *deploy.Deployer {
 			}
 			return c, nil
 		},
-		Dir:      s.cfg.Paths.Manifests(),
-		Bundled:  union(s.bundled),
-		Disabled: s.cfg.Disabled,
-		Vars:     map[string]string{"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain},
-		AddOns:   s.o.AddOns,
-		Notes:    s.o.Notes,
-		Logger:   logger,
+		Dir:     s.cfg.Paths.Manifests(),
+		Bundled: union(s.bundled),
+		Disabled: func(name string) bool {
+			return s.cfg.Disabled(name) || name == "gateway-api" && s.cfg.Disabled("ingress")
+		},
+		Vars:   map[string]string{"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain},
+		AddOns: s.o.AddOns,
+		Notes:  s.o.Notes,
+		Logger: logger,
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,7 +13,6 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
 	v1 "sigs.k8s.io/gateway-api/apis/v1"
-	api "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned/typed/apis/v1"
 )
 
 const (
@@ -21,6 +21,9 @@ const (
 	versionAnnotation = "gateway.networking.k8s.io/bundle-version"
 	// supportedVersion is the one this package was written for.
 	supportedVersion = "v1.6."
+
+	// acceptRetry is when a class that could not be accepted is looked at again.
+	acceptRetry = 5 * time.Second
 )
 
 var (
@@ -32,9 +35,9 @@ var (
 // Source it runs all the time: users and tools look for an accepted class
 // before they make the first Gateway. It costs one watch.
 func AcceptClasses(ctx context.Context, o Options) error {
-	client, err := api.NewForConfig(o.Config)
+	client, err := newClient(o.Config)
 	if err != nil {
-		return fmt.Errorf("make client of the Gateway API: %w", err)
+		return err
 	}
 	names, err := metadata.NewForConfig(metadata.ConfigFor(o.Config))
 	if err != nil {
@@ -50,11 +53,14 @@ func AcceptClasses(ctx context.Context, o Options) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	follow(klog.NewContext(ctx, klog.Background()), &wg, client.GatewayClasses(), classes, &v1.GatewayClass{})
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-again.C:
 		}
 		for _, c := range classes.all() {
 			if c.Spec.ControllerName != Controller {
@@ -65,7 +71,8 @@ func AcceptClasses(ctx context.Context, o Options) error {
 				err = write(ctx, "GatewayClass", client.GatewayClasses(), c, func(x *v1.GatewayClass) { setClass(x, version) })
 			}
 			if err != nil && ctx.Err() == nil {
-				o.Logger.Warn("cannot accept the GatewayClass", "class", c.Name, "error", err)
+				o.Logger.Warn("cannot accept the GatewayClass, trying again", "class", c.Name, "error", err, "in", acceptRetry)
+				again.Reset(acceptRetry)
 			}
 		}
 	}

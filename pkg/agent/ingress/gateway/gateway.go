@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -54,9 +55,9 @@ type Source struct {
 
 // New makes a Source. It knows nothing until Run.
 func New(o Options) (*Source, error) {
-	client, err := api.NewForConfig(o.Config)
+	client, err := newClient(o.Config)
 	if err != nil {
-		return nil, fmt.Errorf("make client of the Gateway API: %w", err)
+		return nil, err
 	}
 	return &Source{
 		o: o, client: client,
@@ -65,6 +66,18 @@ func New(o Options) (*Source, error) {
 		tls: newStore[*v1.TLSRoute](o.Changed), tcp: newStore[*v1.TCPRoute](o.Changed),
 		grants: newStore[*v1.ReferenceGrant](o.Changed), policies: newStore[*v1.BackendTLSPolicy](o.Changed),
 	}, nil
+}
+
+// newClient speaks JSON whatever the configuration says: custom resources know
+// nothing else.
+func newClient(config *rest.Config) (*api.GatewayV1Client, error) {
+	config = rest.CopyConfig(config)
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	client, err := api.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make client of the Gateway API: %w", err)
+	}
+	return client, nil
 }
 
 // Run watches the API until ctx ends. A resource whose definition is missing

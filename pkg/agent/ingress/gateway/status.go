@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -224,4 +223,9 @@ func (o outcome) setPolicy(p *policy, status *v1.PolicyStatus) {
 	}
 }
 
-func describe(kind string, o metav1.Object) string { return fmt.Sprintf("%s %s", kind, key(o)) }
+func describe(kind string, o metav1.Object) string {
+	if o.GetNamespace() == "" {
+		return kind + " " + o.GetName()
+	}
+	return kind + " " + key(o).String()
+}
