@@ -23,6 +23,7 @@ import (
 	"skiff/pkg/agent/kubelet"
 	"skiff/pkg/agent/netpol"
 	"skiff/pkg/agent/proxy"
+	"skiff/pkg/agent/resolver"
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -51,16 +52,17 @@ type Agent struct {
 	cfg config.Completed
 	o   Options
 
-	member  *join.Member
-	runtime *runtime.Runtime
-	images  *images.Importer
-	kubelet *kubelet.Kubelet
-	proxy   *proxy.Proxy
-	flannel *flannel.Flannel // nil if the network is the user's
-	netpol  *netpol.Enforcer // nil if disabled, or the network is the user's
-	dns     *dns.Server
-	ingress *ingress.Ingress // nil on a node alone
-	node    *nodeWatch
+	member   *join.Member
+	runtime  *runtime.Runtime
+	images   *images.Importer
+	kubelet  *kubelet.Kubelet
+	proxy    *proxy.Proxy
+	resolver *resolver.Keeper
+	flannel  *flannel.Flannel // nil if the network is the user's
+	netpol   *netpol.Enforcer // nil if disabled, or the network is the user's
+	dns      *dns.Server
+	ingress  *ingress.Ingress // nil on a node alone
+	node     *nodeWatch
 }
 
 // After names parts of a control plane in the same process that parts of the
@@ -111,7 +113,8 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	a.kubelet = &kubelet.Kubelet{
 		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
-		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: cfg.Node.ResolvConf,
+		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: layout.PodResolvConf(),
+		Memory: machineMemory(paths.MemInfo), ControlPlane: cfg.Role == config.RoleServer,
 		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
 	}
 	a.proxy = &proxy.Proxy{
@@ -132,6 +135,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		}
 		a.flannel.Gate = layout.NetworkPolicySocket()
 	}
+	a.resolver = &resolver.Keeper{Sources: resolvConfs(cfg), Out: layout.PodResolvConf(), Notes: o.Notes, Logger: a.logger("resolver")}
 	a.dns = dns.New(a.dnsOptions())
 	if o.API != nil {
 		a.ingress = ingress.New(ingress.Options{
@@ -153,7 +157,7 @@ func (a *Agent) dnsOptions() dns.Options {
 	o := dns.Options{
 		NodeName: a.cfg.Node.Name, Kubeconfig: a.agentKubeconfig(), Dir: filepath.Join(a.cfg.Paths.AgentEtc(), "dns"),
 		ClusterDomain: a.cfg.Cluster.Domain, ServiceIPs: a.cfg.Cluster.DNS,
-		ResolvConf: a.cfg.Node.ResolvConf, SystemdResolvConf: paths.SystemdResolvConf,
+		ResolvConf: resolvConfs(a.cfg)[0], SystemdResolvConf: paths.SystemdResolvConf,
 		Disabled: a.cfg.Disabled("coredns"), Notes: a.o.Notes, Logger: a.logger("dns"),
 	}
 	if a.flannel != nil {
@@ -183,7 +187,8 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	// Controllers, because the attach-detach controller and the kubelet write
 	// to the same package variables of the CSI volume plug-in, and the one
 	// that comes last must be the kubelet. See docs/adr.
-	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, pause, r.Join, after.API, after.Controllers))
+	resolv := g.Add(a.resolver, component.After(host), component.Restart(component.Backoff{}))
+	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, resolv, pause, r.Join, after.API, after.Controllers))
 	r.Node = g.Add(a.node, component.After(r.Join, after.API))
 	if a.flannel != nil {
 		// Not after the API: what was known last time is set up at once.
@@ -202,6 +207,15 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 		g.Add(a.ingress, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
 	}
 	return r
+}
+
+// resolvConfs are the files with the name servers of the host: the one the
+// user names, or the C library's and the one behind systemd's stub.
+func resolvConfs(cfg config.Completed) []string {
+	if cfg.Node.ResolvConf != "" {
+		return []string{cfg.Node.ResolvConf}
+	}
+	return []string{paths.ResolvConf, paths.SystemdResolvConf}
 }
 
 // pauseImage is the name of the sandbox image: the user's, or that of ours.

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 
 	"skiff/internal/netx"
 	"skiff/pkg/config"
-	"skiff/pkg/paths"
 )
 
 // gatherFacts asks the machine what config.Complete needs to know.
@@ -31,27 +29,5 @@ func gatherFacts() (config.Facts, error) {
 	if f.Addresses, err = netx.HostAddresses(); err != nil {
 		return f, fmt.Errorf("find this host's addresses: %w", err)
 	}
-	f.ResolvConf = hostResolvConf(paths.ResolvConf, paths.SystemdResolvConf)
 	return f, nil
-}
-
-// hostResolvConf is the first file that names a server a pod can reach; a stub
-// on a loopback address cannot be, since a pod has its own loopback.
-func hostResolvConf(files ...string) string {
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			continue // not there, so it names no server
-		}
-		for line := range strings.Lines(string(data)) {
-			fields := strings.Fields(line)
-			if len(fields) < 2 || fields[0] != "nameserver" {
-				continue
-			}
-			if a, err := netip.ParseAddr(fields[1]); err == nil && !a.IsLoopback() && !a.IsUnspecified() {
-				return file
-			}
-		}
-	}
-	return ""
 }

@@ -63,9 +63,6 @@ func (d *completed) completePaths(f Facts) {
 	if d.Node.PrivateRegistry == "" {
 		d.Node.PrivateRegistry = d.Paths.RegistriesFile()
 	}
-	if d.Node.ResolvConf == "" {
-		d.Node.ResolvConf = f.ResolvConf
-	}
 	if d.File == "" {
 		d.File = d.Paths.ConfigFile()
 	}

@@ -83,13 +83,13 @@ func TestCompleteAddresses(t *testing.T) {
 }
 
 func TestCompleteNamesAndPaths(t *testing.T) {
-	cfg := loadFlags(t, map[string][]string{"data-dir": {"data"}, "log": {"/var/log/skiff.log"}})
-	c, err := cfg.Complete(RoleServer, Facts{Hostname: "Node1.Example", WorkingDir: "/work", ResolvConf: "/host/resolv.conf"})
+	cfg := loadFlags(t, map[string][]string{"data-dir": {"data"}, "log": {"/var/log/skiff.log"}, "resolv-conf": {"resolv.conf"}})
+	c, err := cfg.Complete(RoleServer, Facts{Hostname: "Node1.Example", WorkingDir: "/work"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := []string{c.Node.Name, c.Hostname, c.DataDir, c.Paths.Data, c.Log.File, c.Node.ResolvConf, c.Server.WriteKubeconfig, c.Node.PrivateRegistry}
-	want := []string{"node1.example", "Node1.Example", "/work/data", "/work/data", "/var/log/skiff.log", "/host/resolv.conf", c.Paths.AdminKubeconfig(), c.Paths.RegistriesFile()}
+	want := []string{"node1.example", "Node1.Example", "/work/data", "/work/data", "/var/log/skiff.log", "/work/resolv.conf", c.Paths.AdminKubeconfig(), c.Paths.RegistriesFile()}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

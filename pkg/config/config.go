@@ -48,7 +48,7 @@ type Node struct {
 	IP              []netip.Addr // default: the address of the default route, else an internal one
 	Labels          []string     // "key=value"
 	Taints          []string     // "key=value:Effect"
-	ResolvConf      string       // resolver file for the kubelet and cluster DNS
+	ResolvConf      string       // resolver file for pods and cluster DNS; "" is the host's own
 	Snapshotter     string       // "auto", "overlayfs" or "native"
 	PauseImage      string       // default: the image skiff makes itself
 	PrivateRegistry string       // path of registries.yaml

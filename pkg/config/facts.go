@@ -14,9 +14,6 @@ type Facts struct {
 	// Addresses are all addresses of the host with global scope, the most
 	// useful first. Those of skiff's own bridges do no harm here.
 	Addresses []netip.Addr
-	// ResolvConf is the host's resolver file with servers that pods can reach;
-	// empty if it has none.
-	ResolvConf string
 }
 
 // InternalAddress is put on the loopback interface, and is the node's address,

@@ -30,10 +30,6 @@ const (
 	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
 	// is the one in use.
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
-	// CgroupMemoryMax and CgroupMemoryLimit are the memory limits of the whole
-	// machine, in a container, by either version of control groups.
-	CgroupMemoryMax   = "/sys/fs/cgroup/memory.max"
-	CgroupMemoryLimit = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 	// MemInfo has the machine's memory.
 	MemInfo = "/proc/meminfo"
 )
@@ -55,8 +51,8 @@ func (l Layout) ImagesState() string { return filepath.Join(l.Agent(), "images.j
 // Network remembers this node's pod network between starts.
 func (l Layout) Network() string { return filepath.Join(l.Agent(), "network.json") }
 
-// EmptyResolvConf is handed to pods where the host has no usable resolver.
-func (l Layout) EmptyResolvConf() string { return filepath.Join(l.AgentEtc(), "resolv.conf") }
+// PodResolvConf is what pods' resolv.conf is made from.
+func (l Layout) PodResolvConf() string { return filepath.Join(l.AgentEtc(), "resolv.conf") }
 
 // StaticPods is the directory whose pod manifests the kubelet runs without
 // asking anybody.

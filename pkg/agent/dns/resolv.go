@@ -9,14 +9,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
-
-	"skiff/internal/pause"
+	"skiff/internal/filewatch"
 )
 
 // maxResolvers bounds the upstreams; the forward plug-in refuses more than 15.
@@ -96,75 +92,7 @@ func filterResolvers(servers, own []netip.Addr) []string {
 }
 
 // watch calls changed whenever one of the resolver files may have changed, until
-// ctx ends. The directories are watched, so that files may come, go and be
-// replaced. It holds no lock and polls nothing.
+// ctx ends.
 func (r *resolvers) watch(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := r.watchOnce(ctx); err != nil {
-			r.logger.Warn("changes of the host's resolvers are not seen for a while", "error", err)
-			pause.For(ctx, time.Minute)
-		}
-	}
-}
-
-func (r *resolvers) watchOnce(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	names := r.names()
-	watched := false
-	for _, n := range names {
-		if err := w.Add(filepath.Dir(n)); err == nil {
-			watched = true
-		}
-	}
-	if !watched {
-		return errors.New("no directory of a resolver file can be watched")
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-w.Errors:
-			return err
-		case ev := <-w.Events:
-			if !slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, ev.Name) }) {
-				continue
-			}
-			r.changed()
-			if !slices.Equal(names, r.names()) { // a symlink leads elsewhere now
-				return nil
-			}
-		}
-	}
-}
-
-// names lists the files whose change matters: those configured and what they
-// link to. A directory that does not exist yet is replaced by its nearest
-// parent that does.
-func (r *resolvers) names() []string {
-	var out []string
-	for _, f := range []string{r.file, r.systemd} {
-		if f == "" {
-			continue
-		}
-		out = append(out, nearest(f))
-		if real, err := filepath.EvalSymlinks(f); err == nil && real != f {
-			out = append(out, real)
-		}
-	}
-	return out
-}
-
-// nearest returns the longest leading part of f whose directory exists.
-func nearest(f string) string {
-	for {
-		dir := filepath.Dir(f)
-		if _, err := os.Stat(dir); err == nil || dir == f {
-			return f
-		}
-		f = dir
-	}
+	filewatch.Run(ctx, []string{r.file, r.systemd}, r.logger, r.changed)
 }

@@ -3,7 +3,6 @@ package kubelet
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -31,7 +30,12 @@ func (k *Kubelet) server() (*options.KubeletServer, error) {
 	if err := k.setConfig(config); err != nil {
 		return nil, err
 	}
-	if err := mergeDropIns(config, k.Layout.KubeletConfDir()); err != nil {
+	base := config.DeepCopy()
+	files, err := dropIns(k.Layout.KubeletConfDir())
+	if err != nil {
+		return nil, err
+	}
+	if err := mergeDropIns(config, files); err != nil {
 		return nil, err
 	}
 	if err := parseArgs(flags, config, k.Args); err != nil {
@@ -41,7 +45,7 @@ func (k *Kubelet) server() (*options.KubeletServer, error) {
 		return nil, fmt.Errorf("set the kubelet's feature gates: %w", err)
 	}
 	if err := validation.ValidateKubeletConfiguration(config, utilfeature.DefaultFeatureGate); err != nil {
-		return nil, fmt.Errorf("kubelet configuration (with %s and --kubelet-arg): %w", k.Layout.KubeletConfDir(), err)
+		return nil, blame(base, files, err)
 	}
 	if err := options.ValidateKubeletFlags(flags); err != nil {
 		return nil, fmt.Errorf("kubelet flags (from --node-label and --kubelet-arg): %w", err)
@@ -86,10 +90,8 @@ func (k *Kubelet) setConfig(c *kubeletconfig.KubeletConfiguration) error {
 	for _, a := range k.ClusterDNS {
 		c.ClusterDNS = append(c.ClusterDNS, a.String())
 	}
+	c.ResolverConfig = k.ResolvConf
 	var err error
-	if c.ResolverConfig, err = k.resolvConf(); err != nil {
-		return err
-	}
 	if c.RegisterWithTaints, err = parseTaints(k.Taints); err != nil {
 		return err
 	}
@@ -118,17 +120,7 @@ func (k *Kubelet) setConfig(c *kubeletconfig.KubeletConfiguration) error {
 
 	// One pull that hangs must not hold up the others.
 	c.SerializeImagePulls = false
-	// Percentages made for data centres starve small disks.
-	c.EvictionHard = map[string]string{
-		"memory.available":  "50Mi",
-		"nodefs.available":  "5%",
-		"nodefs.inodesFree": "5%",
-		"imagefs.available": "5%",
-	}
-	c.EvictionMinimumReclaim = map[string]string{
-		"nodefs.available":  "5%",
-		"imagefs.available": "5%",
-	}
+	k.setReserves(c)
 	return nil
 }
 
@@ -157,24 +149,6 @@ func parseTaints(taints []string) ([]corev1.Taint, error) {
 		return nil, fmt.Errorf("invalid --node-taint %q: it would remove a taint", removed[0].Key)
 	}
 	return parsed, nil
-}
-
-// resolvConf is the file that pods' resolvers are made from. Without a usable
-// one pods get an empty one: cluster names still work, and nobody's questions
-// go to a public resolver he did not choose.
-func (k *Kubelet) resolvConf() (string, error) {
-	if k.ResolvConf != "" {
-		return k.ResolvConf, nil
-	}
-	empty := k.Layout.EmptyResolvConf()
-	if err := os.MkdirAll(filepath.Dir(empty), 0o755); err != nil {
-		return "", fmt.Errorf("write empty resolver configuration: %w", err)
-	}
-	if err := os.WriteFile(empty, nil, 0o644); err != nil { //nolint:gosec // Pods read it.
-		return "", fmt.Errorf("write empty resolver configuration: %w", err)
-	}
-	k.Logger.Warn("the host has no resolver that pods can reach; they can resolve cluster names only", "file", empty)
-	return empty, nil
 }
 
 // openFiles is want, or what the process may raise its limit to.

@@ -32,7 +32,9 @@ type Kubelet struct {
 	Taints        []string     // "key=value:Effect", for a node that registers
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
-	ResolvConf    string // as completed by pkg/config; "" means the host has no usable one
+	ResolvConf    string // what pods' resolv.conf is made from
+	Memory        uint64 // of the machine, in bytes; 0 is not known
+	ControlPlane  bool   // a control plane runs in this process, too
 	Endpoint      string // of the container runtime
 	SystemdCgroup bool
 	OOMScoreAdj   *int     // nil leaves upstream's, which protects this process; else what it has already

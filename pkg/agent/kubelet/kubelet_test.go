@@ -93,11 +93,11 @@ func TestBadInput(t *testing.T) {
 		{"label", func(k *Kubelet) { k.Labels = []string{"=x"} }, "--node-label"},
 		{"kubernetes.io label", func(k *Kubelet) { k.Labels = []string{"node-role.kubernetes.io/x=y"} }, "--node-label"},
 		{"taint", func(k *Kubelet) { k.Taints = []string{"x=y:Never"} }, "--node-taint"},
-		{"drop-in", func(k *Kubelet) {
-			if err := os.WriteFile(filepath.Join(k.Layout.KubeletConfDir(), "x.conf"), []byte("kind: Pod\napiVersion: v1\n"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}, "x.conf"},
+		{"drop-in of another kind", func(k *Kubelet) { dropIn(t, k, "x.conf", "kind: Pod\napiVersion: v1\n") }, "x.conf"},
+		{"drop-in that is no YAML", func(k *Kubelet) { dropIn(t, k, "y.conf", "a: [\n") }, "y.conf"},
+		{"drop-in with a wrong key", func(k *Kubelet) { dropIn(t, k, "z.conf", kubeletConf+"maxPodz: 3\n") }, "z.conf"},
+		{"drop-in with a wrong type", func(k *Kubelet) { dropIn(t, k, "w.conf", kubeletConf+"maxPods: many\n") }, "w.conf"},
+		{"drop-in with an impossible value", func(k *Kubelet) { dropIn(t, k, "v.conf", kubeletConf+"maxPods: -1\n") }, "v.conf"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -110,15 +110,63 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestNoResolver(t *testing.T) {
+// TestReserves: machines from a small board to a server.
+func TestReserves(t *testing.T) {
+	const mi = 1 << 20
+	for _, tt := range []struct {
+		memory       uint64
+		controlPlane bool
+		evict, keep  string // "" is none
+	}{
+		{512 * mi, true, "50Mi", "204Mi"},
+		{512 * mi, false, "50Mi", "138Mi"},
+		{1024 * mi, true, "50Mi", "340Mi"},
+		{2048 * mi, true, "51Mi", "360Mi"},
+		{4096 * mi, true, "100Mi", "401Mi"},
+		{8192 * mi, false, "100Mi", "291Mi"},
+		{65536 * mi, true, "100Mi", "1024Mi"},
+		{0, true, "50Mi", ""},
+	} {
+		k := testKubelet(t)
+		k.Memory, k.ControlPlane = tt.memory, tt.controlPlane
+		s, err := k.server()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if evict, keep := s.EvictionHard["memory.available"], s.SystemReserved["memory"]; evict != tt.evict || keep != tt.keep {
+			t.Errorf("%d MiB: evicts below %s and reserves %q, want %s and %q", tt.memory/mi, evict, keep, tt.evict, tt.keep)
+		}
+	}
+}
+
+// TestReservesAreTheUsers: arguments and drop-ins win, key by key where they
+// are merged.
+func TestReservesAreTheUsers(t *testing.T) {
 	k := testKubelet(t)
-	k.ResolvConf = ""
+	k.Memory, k.ControlPlane = 4<<30, true
+	k.Args = []string{"system-reserved=memory=1Gi,cpu=100m"}
+	text := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nevictionHard: {memory.available: 300Mi, imagefs.available: null}\n"
+	if err := os.WriteFile(filepath.Join(k.Layout.KubeletConfDir(), "memory.conf"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s, err := k.server()
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(s.ResolverConfig)
-	if err != nil || len(data) != 0 {
-		t.Errorf("resolver configuration %s holds %q (%v), want it empty", s.ResolverConfig, data, err)
+	want := []map[string]string{
+		{"memory.available": "300Mi", "nodefs.available": "5%", "nodefs.inodesFree": "5%"},
+		{"memory": "1Gi", "cpu": "100m"},
+	}
+	if diff := cmp.Diff(want, []map[string]string{s.EvictionHard, s.SystemReserved}); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+const kubeletConf = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+
+func dropIn(t *testing.T, k *Kubelet, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(k.Layout.KubeletConfDir(), name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,32 +1,43 @@
 package kubelet
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/kubelet/config/v1beta1"
 	"k8s.io/kubernetes/cmd/kubelet/app/options"
 	kubeletconfig "k8s.io/kubernetes/pkg/kubelet/apis/config"
 	conversion "k8s.io/kubernetes/pkg/kubelet/apis/config/v1beta1"
-	"k8s.io/kubernetes/pkg/kubelet/kubeletconfig/configfiles"
-	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
+	"k8s.io/kubernetes/pkg/kubelet/apis/config/validation"
+	"sigs.k8s.io/yaml"
 
 	"skiff/pkg/kube"
 )
 
-// mergeDropIns changes c by the *.conf files of dir, in the order of their
-// names. Each is a KubeletConfiguration that holds only what it changes; a
-// field set to null is back at upstream's default (KEP-3983).
-func mergeDropIns(c *kubeletconfig.KubeletConfiguration, dir string) error {
+// dropIns are the *.conf files of dir, in the order of their names. Each is a
+// KubeletConfiguration that holds only what it changes; a field set to null is
+// back at upstream's default (KEP-3983).
+func dropIns(dir string) ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.conf"))
-	if err != nil || len(files) == 0 {
-		return err
+	if err != nil {
+		return nil, fmt.Errorf("find kubelet drop-ins: %w", err)
+	}
+	return files, nil
+}
+
+// mergeDropIns changes c by the files. Every error names the file.
+func mergeDropIns(c *kubeletconfig.KubeletConfiguration, files []string) error {
+	if len(files) == 0 {
+		return nil
 	}
 	var versioned v1beta1.KubeletConfiguration
 	if err := conversion.Convert_config_KubeletConfiguration_To_v1beta1_KubeletConfiguration(c, &versioned, nil); err != nil {
@@ -36,18 +47,10 @@ func mergeDropIns(c *kubeletconfig.KubeletConfiguration, dir string) error {
 	if err != nil {
 		return fmt.Errorf("merge kubelet drop-ins: %w", err)
 	}
-	want := v1beta1.SchemeGroupVersion.WithKind("KubeletConfiguration")
 	for _, file := range files {
-		loader, err := configfiles.NewFsLoader(&utilfs.DefaultFs{}, file)
+		patch, err := readDropIn(file)
 		if err != nil {
-			return fmt.Errorf("read kubelet drop-in %s: %w", file, err)
-		}
-		patch, kind, err := loader.LoadIntoJSON()
-		if err != nil {
-			return fmt.Errorf("read kubelet drop-in %s: %w", file, err)
-		}
-		if kind == nil || *kind != want {
-			return fmt.Errorf("kubelet drop-in %s: want apiVersion %s and kind %s", file, want.GroupVersion(), want.Kind)
+			return fmt.Errorf("kubelet drop-in %s: %w", file, err)
 		}
 		if merged, err = jsonpatch.MergePatch(merged, patch); err != nil {
 			return fmt.Errorf("merge kubelet drop-in %s: %w", file, err)
@@ -62,6 +65,48 @@ func mergeDropIns(c *kubeletconfig.KubeletConfiguration, dir string) error {
 		return fmt.Errorf("merge kubelet drop-ins: %w", err)
 	}
 	return nil
+}
+
+// readDropIn returns a drop-in as JSON. Upstream would let a key that it does
+// not know pass in silence.
+func readDropIn(file string) ([]byte, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return nil, err
+	}
+	var c v1beta1.KubeletConfiguration
+	d := json.NewDecoder(bytes.NewReader(patch))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return nil, fmt.Errorf("%s: want a value of type %s, not a %s", e.Field, e.Type, e.Value)
+		}
+		return nil, err
+	}
+	want := v1beta1.SchemeGroupVersion.WithKind("KubeletConfiguration")
+	if c.GroupVersionKind() != want {
+		return nil, fmt.Errorf("want apiVersion %s and kind %s", want.GroupVersion(), want.Kind)
+	}
+	return patch, nil
+}
+
+// blame finds whose fault it is that the configuration is not valid: that of
+// the first drop-in with which it is not, or of the arguments.
+func blame(base *kubeletconfig.KubeletConfiguration, files []string, found error) error {
+	for i, file := range files {
+		c := base.DeepCopy()
+		if err := mergeDropIns(c, files[:i+1]); err != nil {
+			return err
+		}
+		if err := validation.ValidateKubeletConfiguration(c, utilfeature.DefaultFeatureGate); err != nil {
+			return fmt.Errorf("kubelet drop-in %s: %w", file, err)
+		}
+	}
+	return fmt.Errorf("kubelet configuration (with --kubelet-arg): %w", found)
 }
 
 // notOurs are upstream flags that have no meaning, or would break the node,

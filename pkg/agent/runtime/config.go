@@ -1,7 +1,10 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	goruntime "runtime"
 
@@ -168,4 +171,28 @@ func (c config) transfer() table {
 		}}
 	}
 	return t
+}
+
+// ConfiguredSnapshotter is the snapshotter that the containerd of this host
+// was last started with.
+func ConfiguredSnapshotter(layout paths.Layout) (string, error) {
+	data, err := os.ReadFile(layout.ContainerdConfig())
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no %s: skiff has not run here as a node", layout.ContainerdConfig())
+	}
+	if err != nil {
+		return "", fmt.Errorf("read containerd configuration: %w", err)
+	}
+	var c struct {
+		Plugins map[string]struct {
+			Snapshotter string `toml:"snapshotter"`
+		} `toml:"plugins"`
+	}
+	if err := toml.Unmarshal(data, &c); err != nil {
+		return "", fmt.Errorf("read containerd configuration %s: %w", layout.ContainerdConfig(), err)
+	}
+	if s := c.Plugins["io.containerd.cri.v1.images"].Snapshotter; s != "" {
+		return s, nil
+	}
+	return "", fmt.Errorf("containerd configuration %s names no snapshotter", layout.ContainerdConfig())
 }

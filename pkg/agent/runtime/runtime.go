@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"skiff/internal/atomicfile"
+	"skiff/internal/filewatch"
 	"skiff/pkg/component"
 	"skiff/pkg/paths"
 	"skiff/pkg/process"
@@ -88,9 +90,20 @@ func (r *Runtime) Run(ctx context.Context) error {
 		return err
 	}
 	defer r.close()
-	changes, err := watchFile(ctx, r.Registries, r.Logger)
-	if err != nil {
-		return err
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	changes := make(chan struct{}, 1)
+	if r.Registries != "" {
+		wg.Go(func() {
+			filewatch.Run(ctx, []string{r.Registries}, r.Logger, func() {
+				select {
+				case changes <- struct{}{}:
+				default:
+				}
+			})
+		})
 	}
 	r.dropIns = r.usableDropIns(ctx)
 	for {
@@ -247,12 +260,12 @@ const noteRegistries = "registries"
 func (r *Runtime) registries() (*registries, error) {
 	reg, err := loadRegistries(r.Registries)
 	if err == nil {
-		if r.good != nil || r.Registries != "" {
+		reg.NoDefault = r.NoDefaultEndpoint
+		if r.good == nil || !reflect.DeepEqual(r.good, reg) {
 			r.Logger.Info("registry configuration applied", "file", r.Registries)
 		}
 		r.Notes.Clear(noteRegistries)
 		r.good = reg
-		reg.NoDefault = r.NoDefaultEndpoint
 		return reg, r.keepRegistries()
 	}
 	r.Logger.Error("registry configuration not applied; the last good one stays in force", "error", err)
