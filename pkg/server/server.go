@@ -220,7 +220,7 @@ func (s *Server) Token() string { return s.cfg.Paths.Token() }
 //	                           └────┬────┘
 //	                         kube-apiserver
 //	            ┌──────────────┼─────────────┬──────────────┐
-//	controller-manager     scheduler   node-controller   deploy   servicelb
+//	controller-manager     scheduler   node-controller   deploy   servicelb, runtime-classes
 //	                                                        │
 //	                                                 helm-controller
 //
@@ -252,6 +252,7 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	}), component.After(r.API))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
 	s.addBalancer(g, r.API, logger("servicelb"))
+	s.addRuntimeClasses(g, r.API, logger("runtime-classes"))
 	s.addHelm(g, r.Deploy, logger("helm"))
 	s.addSnapshots(g, r.API, logger("snapshots"))
 	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))
