@@ -29,7 +29,7 @@ func snapshotCommand() *cli.Command {
 		Description: "A snapshot is one file from which the same cluster can be started on this or another\n" +
 			"machine. It holds the cluster's keys: keep it as safe as the server. A running server makes\n" +
 			"snapshots by itself, see --snapshot-interval of skiff server.",
-		Action: snapshotHelp,
+		Action: subcommandHelp,
 		Subcommands: []*cli.Command{
 			{
 				Name: "save", Usage: "make a snapshot; the server may be running",
@@ -54,8 +54,8 @@ func someOptionFlags(names ...string) []cli.Flag {
 	})
 }
 
-// snapshotHelp runs when no subcommand was recognised.
-func snapshotHelp(c *cli.Context) error {
+// subcommandHelp runs when no subcommand was recognised.
+func subcommandHelp(c *cli.Context) error {
 	if !c.Args().Present() {
 		return cli.ShowSubcommandHelp(c)
 	}
@@ -68,7 +68,7 @@ func snapshotHelp(c *cli.Context) error {
 	if s := config.Suggest(name, names); s != "" {
 		hint = "; did you mean " + s + "?"
 	}
-	return usage(fmt.Errorf("unknown command %q of skiff snapshot%s", name, hint))
+	return usage(fmt.Errorf("unknown command %q of %s%s", name, c.Command.HelpName, hint))
 }
 
 // snapshotConfig reads the configuration that the server here has. Names are
@@ -250,4 +250,10 @@ func printLines(w io.Writer, lines ...string) error {
 	return nil
 }
 
-func megabytes(n int64) string { return fmt.Sprintf("%.1f MB", float64(n)/1e6) }
+// megabytes is a size for people. What is less than a tenth is not nothing.
+func megabytes(n int64) string {
+	if n < 1e5 {
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+}

@@ -220,3 +220,12 @@ func (i *Importer) close() {
 	}
 	i.client = nil
 }
+
+// podName is the full name of an image that is named as in a pod.
+func podName(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.TagNameOnly(ref).String()
+}

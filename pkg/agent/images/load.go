@@ -3,6 +3,7 @@ package images
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -16,25 +17,35 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// load imports what an uncompressed archive holds for this machine's platform,
-// pins it, and unpacks it so that the first pod does not have to wait for
-// that. It returns the names of the images.
+// load imports an uncompressed archive for the Importer.
 func (i *Importer) load(ctx context.Context, r io.Reader) ([]string, error) {
 	c, err := i.dial()
 	if err != nil {
 		return nil, err
 	}
+	return load(ctx, c, r, i.Snapshotter(), true)
+}
+
+// load imports what an uncompressed archive holds for this machine's platform,
+// and unpacks it so that the first pod does not have to wait for that. It
+// returns the names of the images. Those that are pinned stay when the disk is
+// full and the kubelet removes images.
+func load(ctx context.Context, c *containerd.Client, r io.Reader, snapshotter string, pin bool) ([]string, error) {
+	labels := map[string]string{managedLabel: "managed"}
+	if pin {
+		labels[pinnedLabel] = "pinned"
+	}
 	imported, err := c.Import(ctx, r,
 		containerd.WithImportPlatform(platforms.Default()),
 		containerd.WithImageRefTranslator(fullName),
-		containerd.WithImageLabels(map[string]string{managedLabel: "managed", pinnedLabel: "pinned"}))
+		containerd.WithImageLabels(labels))
 	if err != nil {
 		return nil, explain(err)
 	}
 	var names []string
 	for _, img := range imported {
 		image := containerd.NewImageWithPlatform(c, img, platforms.Default())
-		if err := image.Unpack(ctx, i.Snapshotter()); err != nil {
+		if err := image.Unpack(ctx, snapshotter); err != nil {
 			return nil, fmt.Errorf("unpack %s: %w", img.Name, err)
 		}
 		names = append(names, img.Name)
@@ -51,10 +62,11 @@ func explain(err error) error {
 	return err
 }
 
-// Magic numbers of the compressed formats: RFC 1952 and RFC 8878.
+// Magic numbers of the compressed formats: RFC 1952, RFC 8878 and bzip2's manual.
 const (
-	gzipMagic = "\x1f\x8b"
-	zstdMagic = "\x28\xb5\x2f\xfd"
+	bzip2Magic = "BZh"
+	gzipMagic  = "\x1f\x8b"
+	zstdMagic  = "\x28\xb5\x2f\xfd"
 )
 
 type archive struct {
@@ -62,24 +74,35 @@ type archive struct {
 	close []func() error
 }
 
-// openArchive opens a tar archive that may be compressed by gzip or zstd. The
-// content counts, not the name.
+// openArchive opens a file for unpacked.
 func openArchive(path string) (*archive, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	a := &archive{close: []func() error{f.Close}}
-	in := bufio.NewReaderSize(f, 1<<20)
-	head, err := in.Peek(512)
+	a, err := unpacked(f)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read archive: %w", io.ErrUnexpectedEOF), a.Close())
+		return nil, errors.Join(err, f.Close())
+	}
+	a.close = append([]func() error{f.Close}, a.close...)
+	return a, nil
+}
+
+// unpacked reads a tar archive that may be compressed by gzip, bzip2 or zstd.
+// The content counts, not a name.
+func unpacked(r io.Reader) (*archive, error) {
+	a := &archive{}
+	in := bufio.NewReaderSize(r, 1<<20)
+	head, err := in.Peek(512)
+	// A compressed archive may be shorter, a tar is not.
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read archive: %w", err)
 	}
 	switch {
 	case bytes.HasPrefix(head, []byte(gzipMagic)):
 		z, err := gzip.NewReader(in)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("read gzip: %w", err), a.Close())
+			return nil, fmt.Errorf("read gzip: %w", err)
 		}
 		a.Reader = z
 		a.close = append(a.close, z.Close)
@@ -87,14 +110,18 @@ func openArchive(path string) (*archive, error) {
 		// One goroutine and a bounded window: the import runs beside pods.
 		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("read zstd: %w", err), a.Close())
+			return nil, fmt.Errorf("read zstd: %w", err)
 		}
 		a.Reader = z
 		a.close = append(a.close, func() error { z.Close(); return nil })
+	case bytes.HasPrefix(head, []byte(bzip2Magic)):
+		a.Reader = bzip2.NewReader(in)
+	case len(head) < 512:
+		return nil, fmt.Errorf("read archive: %w", io.ErrUnexpectedEOF)
 	case string(head[257:262]) == "ustar":
 		a.Reader = in
 	default:
-		return nil, errors.Join(errors.New("not a tar archive, nor one compressed by gzip or zstd"), a.Close())
+		return nil, errors.New("not a tar archive, nor one compressed by gzip, bzip2 or zstd")
 	}
 	return a, nil
 }
