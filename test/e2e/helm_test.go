@@ -99,7 +99,7 @@ func TestHelm(t *testing.T) {
 	closed.kubectl("delete", "namespace", closed.ns, "--wait=false")
 
 	// Killed while a Job of the chart runs.
-	s.apply(helmChart("slow", ", set: {hook: 6}"))
+	s.apply(helmChart("slow", ", set: {hook: 4}"))
 	s.eventually("the Job of the chart", func() error {
 		if pods := s.pods("batch.kubernetes.io/job-name=slow-before"); len(pods) != 1 || pods[0].Status.Phase != "Running" {
 			return fmt.Errorf("%d pods", len(pods))

@@ -3,6 +3,7 @@ package services_test
 import (
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"skiff/test/charts"
@@ -67,9 +69,48 @@ func (h *helmed) values(t *testing.T) {
 	if err := far(); err != nil {
 		t.Error(err)
 	}
+	h.chart("far", `chart: charts/shop.tgz, targetNamespace: other, createNamespace: true`)
+	h.broken("far", "InvalidSpec", "cannot move to other")
+	h.chart("far", `chart: charts/shop.tgz, targetNamespace: far, createNamespace: true`)
+	h.ready("far", 1)
+	h.rival("far")
 	h.uninstall("far")
 	if err := wantGone(far()); err != nil {
 		t.Error(err)
+	}
+}
+
+// rival makes another HelmChart of the same name for the same release, and
+// deletes it, which must not uninstall what is not its own.
+func (h *helmed) rival(name string) {
+	h.t.Helper()
+	rivals := h.dynamic.Resource(helmCharts).Namespace("kube-system")
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "helm.cattle.io/v1", "kind": "HelmChart", "metadata": map[string]any{"name": name},
+		"spec": map[string]any{"chart": "charts/shop.tgz", "targetNamespace": name, "createNamespace": true},
+	}}
+	if _, err := rivals.Create(h.t.Context(), u, create); err != nil {
+		h.t.Fatal(err)
+	}
+	eventually(h.t, "refusal of the rival", func() error {
+		u, err := rivals.Get(h.t.Context(), name, get)
+		if err != nil {
+			return err
+		}
+		if said := fmt.Sprint(u.Object["status"]); !strings.Contains(said, "is that of HelmChart default/"+name) {
+			return errors.New(said)
+		}
+		return nil
+	})
+	if err := rivals.Delete(h.t.Context(), name, remove); err != nil {
+		h.t.Fatal(err)
+	}
+	eventually(h.t, "end of the rival", func() error {
+		_, err := rivals.Get(h.t.Context(), name, get)
+		return wantGone(err)
+	})
+	if _, err := h.kube.CoreV1().ConfigMaps(name).Get(h.t.Context(), name, get); err != nil {
+		h.t.Errorf("the rival has uninstalled the release: %v", err)
 	}
 }
 
@@ -103,6 +144,7 @@ func (h *helmed) sources(t *testing.T) {
 		{"archive", `chart: "` + plain.URL + `/shop-1.0.0.tgz", authSecret: {name: login}`, "1.0.0"},
 		{"oci", `chart: "oci://` + host + `/charts/shop", version: 1.0.0, plainHTTP: true, authSecret: {name: login}`, "1.0.0"},
 		{"ocidocker", `chart: "oci://` + host + `/charts/shop", version: ">0", plainHTTP: true, dockerRegistrySecret: {name: docker}`, "2.0.0"},
+		{"ocitls", `chart: "oci://` + strings.TrimPrefix(secure.URL, "https://") + `/charts/shop:1.0.0", repoCAConfigMap: {name: ca}, authSecret: {name: login}`, "1.0.0"},
 		{"ocinew", `chart: shop, repo: "oci://` + host + `/charts", plainHTTP: true, authSecret: {name: login}`, "2.0.0"},
 	} {
 		h.chart(tt.name, tt.spec)

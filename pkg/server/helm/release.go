@@ -121,7 +121,9 @@ func (a *act) heal(last *release.Release) error {
 }
 
 // labels are those of the release's record.
-func (a *act) labels() map[string]string { return map[string]string{hashLabel: a.plan.hash} }
+func (a *act) labels() map[string]string {
+	return map[string]string{hashLabel: a.plan.hash, ownerLabel: a.plan.chart.Namespace}
+}
 
 // waiting ends Helm's waiting for hooks together with ctx.
 func (a *act) waiting() []kube.WaitOption { return []kube.WaitOption{kube.WithWaitContext(a.ctx)} }

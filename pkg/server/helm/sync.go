@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"helm.sh/helm/v4/pkg/release/common"
 	release "helm.sh/helm/v4/pkg/release/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -55,6 +56,9 @@ func (w *worker) install(ctx context.Context, key types.NamespacedName, p *plan)
 	now, err := w.deployed(ctx, p.chart.releaseNamespace(), key.Name)
 	if err != nil {
 		return 0, err
+	}
+	if err := w.claim(ctx, key, p, now); err != nil {
+		return w.failed(ctx, key, p, err)
 	}
 	if now.hash == p.hash {
 		w.forget(key)
@@ -110,6 +114,8 @@ func (w *worker) newAct(ctx context.Context, key types.NamespacedName, p *plan, 
 type state struct {
 	revision int
 	hash     string // of the plan; empty if the last revision is not deployed
+	owner    string // namespace of its HelmChart
+	worked   bool   // at some time
 }
 
 // deployed asks for the records' labels only: each may be a megabyte.
@@ -121,12 +127,14 @@ func (w *worker) deployed(ctx context.Context, namespace, name string) (state, e
 	}
 	var s state
 	for _, item := range list.Items {
+		status := common.Status(item.Labels["status"])
+		s.worked = s.worked || status == common.StatusDeployed || status == common.StatusSuperseded
 		revision, err := strconv.Atoi(item.Labels["version"])
 		if err != nil || revision < s.revision {
 			continue
 		}
-		s = state{revision: revision}
-		if item.Labels["status"] == "deployed" {
+		s = state{revision: revision, owner: item.Labels[ownerLabel], worked: s.worked}
+		if status == common.StatusDeployed {
 			s.hash = item.Labels[hashLabel]
 		}
 	}
@@ -192,7 +200,7 @@ func (w *worker) space(c *helmChart) string {
 
 func (w *worker) removeRelease(ctx context.Context, key types.NamespacedName, p *plan) error {
 	now, err := w.deployed(ctx, w.space(p.chart), key.Name)
-	if err != nil || now.revision == 0 {
+	if err != nil || now.revision == 0 || now.foreign(key) {
 		return err
 	}
 	defer w.acting()()
