@@ -25,6 +25,7 @@ import (
 	"skiff/pkg/agent/proxy"
 	"skiff/pkg/agent/resolver"
 	"skiff/pkg/agent/runtime"
+	"skiff/pkg/agent/storage"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
@@ -202,6 +203,11 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 		g.Task("network-policy", func(ctx context.Context) error { return netpol.Remove(ctx, a.cfg.Paths) }, component.After(host))
 	}
 	r.Proxy = g.Add(a.proxy, component.After(host, r.Join, after.API))
+	if !a.cfg.Disabled("local-storage") {
+		g.Add(storage.New(storage.Options{
+			NodeName: a.cfg.Node.Name, Base: a.cfg.Node.StoragePath, Kubeconfig: a.agentKubeconfig(), Logger: a.logger("local-storage"),
+		}), component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+	}
 	r.DNS = g.Add(a.dns, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
 	if a.ingress != nil {
 		g.Add(a.ingress, component.After(r.Join, after.API), component.Restart(component.Backoff{}))

@@ -52,6 +52,7 @@ type Node struct {
 	Snapshotter     string       // "auto", "overlayfs" or "native"
 	PauseImage      string       // default: the image skiff makes itself
 	PrivateRegistry string       // path of registries.yaml
+	StoragePath     string       // directory of local-path volumes; default paths.Layout.Storage
 	// NoDefaultEndpoint keeps registries that have mirrors from being asked
 	// themselves.
 	NoDefaultEndpoint bool

@@ -279,6 +279,12 @@ func nodeOptions() []Option {
 			Bind:        func(c *Config) Value { return stringValue(&c.Node.PrivateRegistry) },
 		},
 		{
+			Name:        "default-local-storage-path",
+			Usage:       "directory of this node in which volumes of StorageClass local-path are made",
+			DefaultText: "storage below the data directory",
+			Bind:        func(c *Config) Value { return stringValue(&c.Node.StoragePath) },
+		},
+		{
 			Name:  "disable-default-registry-endpoint",
 			Usage: "pull images of a registry that has mirrors from these only, never from itself",
 			Bind:  func(c *Config) Value { return boolValue(&c.Node.NoDefaultEndpoint) },

@@ -111,6 +111,10 @@ func (l Layout) AgentCred() string { return filepath.Join(l.Agent(), "cred") }
 // AgentEtc holds the configuration files skiff generates for the node's components.
 func (l Layout) AgentEtc() string { return filepath.Join(l.Agent(), "etc") }
 
+// Storage is where volumes of StorageClass local-path are made, unless the user
+// wants them elsewhere.
+func (l Layout) Storage() string { return filepath.Join(l.Data, "storage") }
+
 // Images is the directory whose image archives are imported.
 func (l Layout) Images() string { return filepath.Join(l.Agent(), "images") }
 
