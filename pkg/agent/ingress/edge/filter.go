@@ -213,8 +213,8 @@ func (c *corsRules) headersFor(r *http.Request, preflight bool) http.Header {
 			h.Set(name, value)
 		}
 	}
+	set("Access-Control-Expose-Headers", c.expose, "")
 	if !preflight {
-		set("Access-Control-Expose-Headers", c.expose, "")
 		return h
 	}
 	set("Access-Control-Allow-Methods", c.methods, r.Header.Get("Access-Control-Request-Method"))
