@@ -31,6 +31,7 @@ import (
 	"skiff/pkg/server/front"
 	"skiff/pkg/server/metrics"
 	"skiff/pkg/server/scheduler"
+	"skiff/pkg/server/volumes"
 	"skiff/pkg/status"
 )
 
@@ -253,6 +254,10 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
 	s.addBalancer(g, r.API, logger("servicelb"))
 	s.addRuntimeClasses(g, r.API, logger("runtime-classes"))
+	if !s.cfg.Disabled("local-storage") {
+		g.Add(volumes.New(volumes.Options{Loopback: s.api.Loopback, Logger: logger("local-volumes")}),
+			component.After(r.API), component.Restart(component.Backoff{}))
+	}
 	s.addHelm(g, r.Deploy, logger("helm"))
 	s.addSnapshots(g, r.API, logger("snapshots"))
 	g.Task("first-state", s.datastore.Settle, component.After(r.Controllers, r.Scheduler, r.Deploy))

@@ -256,6 +256,7 @@ func TestServices(t *testing.T) {
 	ownNetwork(t)
 	c := startCluster(t)
 	t.Run("deploy", c.testDeploy)
+	t.Run("storage", c.testStorage)
 	t.Run("helm", c.testHelm)
 	t.Run("dns", c.testDNS)
 }

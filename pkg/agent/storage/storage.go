@@ -38,7 +38,7 @@ const (
 	// whose provisioner a user may run beside this one.
 	provisioner = "skiff.dev/local-path"
 	// nodeLabel is on every volume, with the node it is on: what an agent
-	// watches. pkg/server/storage and manifests/rbac.yaml know it too.
+	// watches. pkg/server/volumes and manifests/rbac.yaml know it too.
 	nodeLabel = "storage.skiff.dev/node"
 
 	// What the volume controller and the scheduler write on claims, and what
