@@ -167,7 +167,7 @@ func TestConfig(t *testing.T) {
 		{"user's network", func(c *config) { c.SystemCNI = true }, []string{"conf_dir = '" + paths.SystemCNIConf + "'"}, nil},
 		{"identity token", func(c *config) { c.Tokens = map[string]string{"r.example": "t"} }, []string{"identitytoken = 't'"}, []string{"password"}},
 		{"runtimes", func(c *config) {
-			c.Runtimes = []handler{{"crun", runcShim, "/b/crun"}, {"spin", "io.containerd.spin.v2", ""}}
+			c.Runtimes = []handler{{Name: "crun", Type: runcShim, Binary: "/b/crun"}, {Name: "spin", Type: "io.containerd.spin.v2"}}
 			c.DefaultRuntime = "crun"
 		}, []string{"default_runtime_name = 'crun'", "BinaryName = '/b/crun'", "runtime_type = 'io.containerd.spin.v2'", "BinaryName = '/data/bin/runc'"}, nil},
 	}
@@ -234,8 +234,8 @@ func TestFindRuntimes(t *testing.T) {
 	}
 	got := findRuntimes(own, strings.Join([]string{own, a, "", b}, ":"))
 	want := []handler{
-		{"crun", runcShim, a + "/crun"}, {"kata", "io.containerd.kata.v2", ""},
-		{"nvidia", runcShim, a + "/nvidia-container-runtime"}, {"spin", "io.containerd.spin.v2", ""},
+		{"crun", runcShim, a + "/crun", true}, {"kata", "io.containerd.kata.v2", "", false},
+		{"nvidia", runcShim, a + "/nvidia-container-runtime", false}, {"spin", "io.containerd.spin.v2", "", false},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -244,5 +244,31 @@ func TestFindRuntimes(t *testing.T) {
 		if name, err := chooseRuntime(asked, got); name != want || (err == nil) != (want != "") {
 			t.Errorf("chooseRuntime(%q) = %q, %v, want %q", asked, name, err, want)
 		}
+	}
+}
+
+func TestCheckFeatures(t *testing.T) {
+	for name, tt := range map[string]struct {
+		script string
+		want   string // "" is no error
+	}{
+		"good":      {`[ "$1" = features ] && echo '{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.0"}'`, ""},
+		"old":       {"echo unknown command >&2; exit 1", "too old"},
+		"other":     {"echo features", "no JSON"},
+		"no answer": {"echo {}", "names no version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "crun")
+			if err := os.WriteFile(file, []byte("#!/bin/sh\n"+tt.script+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			err := checkFeatures(t.Context(), handler{Name: "crun", Binary: file, Asked: true})
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error = %v, want one that says %q", err, tt.want)
+			}
+			if err := checkFeatures(t.Context(), handler{Name: "nvidia", Binary: file}); err != nil {
+				t.Errorf("asked without need: %v", err)
+			}
+		})
 	}
 }

@@ -64,10 +64,11 @@ type Runtime struct {
 
 	snapshotter atomic.Pointer[string] // what "auto" came to
 
-	// Of Run's goroutine: the file as it was when it last made sense, and the
-	// drop-ins of containerd's configuration that do.
-	good    *registries
-	dropIns []string
+	// Of Run's goroutine: the file as it was when it last made sense, the
+	// drop-ins of containerd's configuration that do, and the runtimes in PATH.
+	good     *registries
+	dropIns  []string
+	runtimes []handler
 
 	once   sync.Once
 	client cri.RuntimeServiceClient
@@ -105,7 +106,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 			})
 		})
 	}
-	r.dropIns = r.usableDropIns(ctx)
+	r.dropIns, r.runtimes = r.usableDropIns(ctx), r.usableRuntimes(ctx)
 	for {
 		cfg, err := r.writeConfig()
 		if err != nil {
@@ -232,8 +233,7 @@ func (r *Runtime) render() ([]byte, error) {
 		return nil, err
 	}
 	r.snapshotter.Store(&snapshotter)
-	runtimes := findRuntimes(r.Layout.Bin(), r.Path)
-	def, err := chooseRuntime(r.DefaultRuntime, runtimes)
+	def, err := chooseRuntime(r.DefaultRuntime, r.runtimes)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +246,7 @@ func (r *Runtime) render() ([]byte, error) {
 		SystemCNI:      r.SystemCNI,
 		Debug:          r.Debug,
 		Tokens:         reg.tokens(),
-		Runtimes:       runtimes,
+		Runtimes:       r.runtimes,
 		DefaultRuntime: def,
 		DropIns:        r.dropIns,
 	}.marshal()
