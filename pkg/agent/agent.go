@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,6 +47,8 @@ type Options struct {
 	// API is how to reach the API server in this process, for what runs on the
 	// nodes of servers only; nil on a node alone.
 	API func() *rest.Config
+	// ProxyMetrics serves kube-proxy's series.
+	ProxyMetrics http.Handler
 }
 
 // Agent is a node.
@@ -120,7 +123,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	a.proxy = &proxy.Proxy{
 		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
-		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
+		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, Metrics: o.ProxyMetrics, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
 	}
 	if own {
 		a.flannel = &flannel.Flannel{

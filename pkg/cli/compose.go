@@ -12,6 +12,7 @@ import (
 	"skiff/pkg/config"
 	"skiff/pkg/join"
 	"skiff/pkg/kube"
+	"skiff/pkg/kube/series"
 	"skiff/pkg/payload"
 	"skiff/pkg/server"
 	"skiff/pkg/status"
@@ -36,7 +37,8 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, usage(err)
 	}
-	srv, err := server.New(cfg, server.Options{Logger: p.logger, Notes: p.notes, AddOns: p.notes.SetAddOns})
+	registries := series.Separate()
+	srv, err := server.New(cfg, server.Options{Logger: p.logger, Series: registries, Notes: p.notes, AddOns: p.notes.SetAddOns})
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +61,9 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, err
 	}
-	node, err := agent.New(cfg, agent.Options{Logger: p.logger, Join: client, Payload: files, Notes: p.notes, API: srv.Loopback})
+	node, err := agent.New(cfg, agent.Options{
+		Logger: p.logger, Join: client, Payload: files, Notes: p.notes, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
+	})
 	if err != nil {
 		return nil, err
 	}

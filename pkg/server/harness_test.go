@@ -19,6 +19,7 @@ import (
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/kube"
+	"skiff/pkg/kube/series"
 	"skiff/pkg/status"
 )
 
@@ -103,7 +104,7 @@ func startServer(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	m := &testModule{ready: make(chan error, 1)}
-	s, err := New(cfg, Options{Logger: logger, Notes: &status.NoteBook{}, Modules: []Module{m}})
+	s, err := New(cfg, Options{Logger: logger, Series: series.Separate(), Notes: &status.NoteBook{}, Modules: []Module{m}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,10 @@ import (
 	"net/netip"
 
 	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/client-go/rest"
-	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/component-base/metrics/prometheus/slis"
 
 	"skiff/manifests"
 	"skiff/pkg/component"
@@ -24,6 +26,7 @@ import (
 	"skiff/pkg/datastore"
 	"skiff/pkg/deploy"
 	"skiff/pkg/join"
+	"skiff/pkg/kube/series"
 	"skiff/pkg/pki"
 	"skiff/pkg/server/apiserver"
 	"skiff/pkg/server/cloud"
@@ -38,6 +41,8 @@ import (
 // Options is what New needs besides the configuration.
 type Options struct {
 	Logger *slog.Logger
+	// Series are the components' metrics.
+	Series *series.Registries
 	// Notes takes lines for `skiff status`.
 	Notes status.Notes
 	// AddOns is told where all manifests stand; it may be nil.
@@ -164,7 +169,7 @@ func (s *Server) openDatastore() (err error) {
 func (s *Server) measure(stores ...datastore.Datastore) error {
 	for _, ds := range stores {
 		for _, c := range ds.Metrics() {
-			if err := legacyregistry.Registerer().Register(c); err != nil {
+			if err := s.o.Series.Register(series.APIServer, c); err != nil {
 				return fmt.Errorf("register the datastore's metrics: %w", err)
 			}
 		}
@@ -196,8 +201,16 @@ func (s *Server) openAPI() error {
 	return nil
 }
 
-// extend adds the API groups that skiff serves itself.
+// extend adds the metrics of the control plane, those of parts that have no port
+// under their own names, and the API groups that skiff serves itself.
 func (s *Server) extend(server *genericapiserver.GenericAPIServer) error {
+	// Upstream registers its series where it would serve them.
+	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("unused"))
+	paths := server.Handler.NonGoRestfulMux
+	paths.Handle("/metrics", s.o.Series.Handler(series.APIServer))
+	paths.Handle("/metrics/kube-scheduler", s.o.Series.Handler(series.Scheduler))
+	paths.Handle("/metrics/kube-controller-manager", s.o.Series.Handler(series.Controllers))
+	slis.SLIMetricsWithReset{}.Install(paths)
 	if s.cfg.Disabled("metrics-server") {
 		return nil
 	}

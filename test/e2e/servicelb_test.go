@@ -199,6 +199,7 @@ spec:
 		}
 		return nil
 	})
+	ownSeries(s)
 	var group struct{ Versions []struct{ Version string } }
 	if err := json.Unmarshal([]byte(h.Kubectl("get", "--raw", "/apis/metrics.k8s.io")), &group); err != nil || len(group.Versions) != 1 {
 		t.Errorf("group metrics.k8s.io: %v %+v", err, group)
@@ -215,5 +216,31 @@ spec:
 	})
 	if r := s.Exec("skiff", "kubectl", "get", "apiservice", "v1beta1.metrics.k8s.io"); r.Code == 0 {
 		t.Error("the APIService is still there")
+	}
+}
+
+// ownSeries checks that each component's endpoint has its own series and not the
+// others'.
+func ownSeries(s *space) {
+	s.t.Helper()
+	own := map[string]string{
+		"/metrics":                          "apiserver_request_total",
+		"/metrics/kube-scheduler":           "scheduler_schedule_attempts_total",
+		"/metrics/kube-controller-manager":  "workqueue_adds_total",
+		"/api/v1/nodes/meter/proxy/metrics": "kubelet_running_pods",
+	}
+	for path := range own {
+		series := s.Kubectl("get", "--raw", path)
+		for of, name := range own {
+			has := strings.Contains(series, "\n"+name)
+			// What packages register before main is shared: see pkg/kube/series.
+			if shared := strings.HasSuffix(path, "/proxy/metrics") && name == "workqueue_adds_total"; has != (of == path) && !shared {
+				s.t.Errorf("%s has series %s: %t", path, name, has)
+			}
+		}
+	}
+	_, series, err := hosts.Get(s, "http://127.0.0.1:10249/metrics")
+	if err != nil || !strings.Contains(series, "kubeproxy_sync_proxy_rules_duration_seconds") || strings.Contains(series, "apiserver_request_total") {
+		s.t.Errorf("kube-proxy's metrics: %v %.300s", err, series)
 	}
 }

@@ -23,7 +23,9 @@ func writes(client *fake.Clientset) []string {
 			out = append(out, "delete "+a.GetResource().Resource+" "+named.GetName())
 			continue
 		}
-		with, ok := a.(interface{ GetObject() interface{ GetName() string } })
+		with, ok := a.(interface {
+			GetObject() interface{ GetName() string }
+		})
 		if ok {
 			out = append(out, a.GetVerb()+" "+a.GetResource().Resource+" "+with.GetObject().GetName())
 			continue

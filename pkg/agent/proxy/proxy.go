@@ -34,6 +34,9 @@ type Proxy struct {
 	// OOMScoreAdj as in the kubelet: nil leaves upstream's.
 	OOMScoreAdj *int
 	Args        []string // the user's "name=value", applied last
+	// Metrics are kube-proxy's series. Upstream's endpoint would serve those of
+	// the whole process.
+	Metrics http.Handler
 	// NodeKnown waits until the Node object has its addresses. Upstream asks
 	// for them once a second for half a minute, and goes on without.
 	NodeKnown func(context.Context) error
@@ -54,16 +57,23 @@ func (p *Proxy) Name() string { return "kube-proxy" }
 // done it is left alone, in a process that is about to exit. The rules stay in
 // the kernel, so that Services work while skiff restarts.
 func (p *Proxy) Run(ctx context.Context) error {
-	o, health, err := p.options()
+	o, at, err := p.options()
 	if err != nil {
 		return err
+	}
+	if at.metrics != "" {
+		stop, err := p.serveMetrics(ctx, at.metrics)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	if err := p.NodeKnown(ctx); err != nil {
 		return fmt.Errorf("wait for the node's addresses: %w", err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()
-	p.health.Store(&health)
+	p.health.Store(&at.health)
 	select {
 	case <-ctx.Done():
 		return nil
@@ -100,15 +110,18 @@ func (p *Proxy) Ready(ctx context.Context) error {
 	return nil
 }
 
+// addresses are where kube-proxy answers; empty is nowhere.
+type addresses struct{ health, metrics string }
+
 // options makes kube-proxy's options from flags, because it keeps its
-// configuration to itself. health is where its health server will be.
-func (p *Proxy) options() (o *app.Options, health string, err error) {
+// configuration to itself.
+func (p *Proxy) options() (o *app.Options, at addresses, err error) {
 	o = app.NewOptions()
 	set := pflag.NewFlagSet("kube-proxy", pflag.ContinueOnError)
 	set.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
 	o.AddFlags(set)
 	if err := set.Parse(p.defaults()); err != nil {
-		return nil, "", fmt.Errorf("make kube-proxy options: %w", err)
+		return nil, at, fmt.Errorf("make kube-proxy options: %w", err)
 	}
 	var errs []error
 	for _, arg := range p.Args {
@@ -118,19 +131,23 @@ func (p *Proxy) options() (o *app.Options, health string, err error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, "", errors.Join(errs...)
+		return nil, at, errors.Join(errs...)
 	}
 	sets := cliflag.NamedFlagSets{FlagSets: map[string]*pflag.FlagSet{"kube-proxy": set}}
 	if err := kube.ApplyArgs("kube-proxy-arg", sets, p.Args); err != nil {
-		return nil, "", err
+		return nil, at, err
 	}
 	if err := o.Complete(set); err != nil {
-		return nil, "", fmt.Errorf("complete kube-proxy options: %w", err)
+		return nil, at, fmt.Errorf("complete kube-proxy options: %w", err)
 	}
 	if err := o.Validate(); err != nil {
-		return nil, "", fmt.Errorf("kube-proxy options (with --kube-proxy-arg): %w", err)
+		return nil, at, fmt.Errorf("kube-proxy options (with --kube-proxy-arg): %w", err)
 	}
-	return o, set.Lookup("healthz-bind-address").Value.String(), nil
+	at = addresses{health: set.Lookup("healthz-bind-address").Value.String(), metrics: set.Lookup("metrics-bind-address").Value.String()}
+	if err := set.Set("metrics-bind-address", ""); err != nil {
+		return nil, at, fmt.Errorf("leave kube-proxy's metrics to skiff: %w", err)
+	}
+	return o, at, nil
 }
 
 // defaults are skiff's decisions about kube-proxy, as its flags.

@@ -38,7 +38,7 @@ func TestOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if health != tt.health {
+			if health.health != tt.health {
 				t.Errorf("health server at %s, want %s", health, tt.health)
 			}
 		})

@@ -157,6 +157,8 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	// Upstream's hooks wait a second before they begin; policy.go does not.
 	for _, g := range genericConfigs(cfg) {
 		nameOperations(g)
+		// Options.Extend adds a /metrics of this component's own series.
+		g.EnableMetrics = false
 		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName)
 	}
 	cc, err := cfg.Complete()
