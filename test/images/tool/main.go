@@ -7,6 +7,7 @@
 //	tool lookup NAME      print the addresses a name resolves to
 //	tool ready FILE       serve /ready, which is 200 while FILE exists
 //	tool grpc [ADDR]      serve the gRPC health service in clear text
+//	tool dns ADDR         answer every DNS question on port 53 with this address
 package main
 
 import (
@@ -29,7 +30,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|ready|grpc …"))
+		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|ready|grpc|dns …"))
 	}
 	argument := ""
 	if len(os.Args) > 2 {
@@ -37,7 +38,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	verbs := map[string]func(context.Context, string) error{"serve": serve, "hog": hog, "get": get, "lookup": lookup, "ready": ready, "grpc": serveGRPC}
+	verbs := map[string]func(context.Context, string) error{"serve": serve, "hog": hog, "get": get, "lookup": lookup, "ready": ready, "grpc": serveGRPC, "dns": serveDNS}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
 		fail(fmt.Errorf("unknown verb %q", os.Args[1]))
