@@ -2,6 +2,7 @@ package edge
 
 import (
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -10,14 +11,17 @@ import (
 
 // copy sends the backend's answer to the client.
 func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Response) {
-	h := w.Header()
 	for _, v := range resp.Header["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
 			resp.Header.Del(strings.TrimSpace(name))
 		}
 	}
-	for name, values := range resp.Header {
-		h[name] = values
+	h := w.Header()
+	if a, ok := w.(*plainWriter); ok && len(h) == 0 {
+		// Nothing was said yet: the backend's own map will do.
+		h, a.h = resp.Header, resp.Header
+	} else {
+		maps.Copy(h, resp.Header)
 	}
 	for _, name := range hopByHop {
 		delete(h, name)
@@ -26,13 +30,18 @@ func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Respo
 		h[name] = values
 	}
 	x.edit(h)
+	if _, ok := h["Content-Type"]; !ok {
+		// net/http would guess one.
+		h["Content-Type"] = nil
+	}
 	announced := len(resp.Trailer)
 	for name := range resp.Trailer {
 		h.Add("Trailer", name)
 	}
 	w.WriteHeader(resp.StatusCode)
 	if err := x.body(w, resp); err != nil {
-		// The client must see that the answer is cut short: net/http knows this panic.
+		// The client must see that the answer is cut short, so what there is goes out first; net/http knows this panic.
+		_ = http.NewResponseController(w).Flush()
 		abortHandler()
 	}
 	// Trailers are known now; those that were not announced need the prefix.
@@ -52,12 +61,6 @@ func (x *exchange) body(w http.ResponseWriter, resp *http.Response) error {
 	if resp.Body == http.NoBody {
 		return nil
 	}
-	idle := x.route.conf.Timeouts.Idle
-	var watch *time.Timer
-	if idle > 0 {
-		watch = time.AfterFunc(idle, func() { x.abort(errTimeout) })
-		defer watch.Stop()
-	}
 	stream := resp.ContentLength < 0
 	control := http.NewResponseController(w)
 	if stream {
@@ -70,9 +73,7 @@ func (x *exchange) body(w http.ResponseWriter, resp *http.Response) error {
 	defer putBuffer(buf)
 	for {
 		n, err := resp.Body.Read(*buf)
-		if watch != nil {
-			watch.Reset(idle)
-		}
+		x.progress()
 		if n > 0 {
 			if _, err := w.Write((*buf)[:n]); err != nil {
 				return err
@@ -118,7 +119,11 @@ func (x *exchange) upgrade(w http.ResponseWriter, r *http.Request, resp *http.Re
 		early, _ := buffered.Reader.Peek(n)
 		in = &rewound{Conn: client, head: early}
 	}
-	pipe(in, backend)
+	if !x.one.track(client) {
+		return
+	}
+	defer x.one.untrack(client)
+	pipe(in, backend, x.progress)
 }
 
 // abortHandler ends the request so that net/http breaks the connection, or resets the stream of HTTP/2.

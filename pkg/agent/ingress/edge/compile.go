@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -22,12 +23,14 @@ type table struct {
 
 // listener is the compiled form of all Listeners of a socket with the same Hostname.
 type listener struct {
-	name    string
-	port    uint16
-	proto   Protocol
-	router  router
-	streams hosts[*streamRoute]
-	tls     *tls.Config
+	name string
+	port uint16
+	// portText is port, in the form that headers want.
+	portText []string
+	proto    Protocol
+	router   router
+	streams  hosts[*streamRoute]
+	tls      *tls.Config
 }
 
 type streamRoute struct {
@@ -43,6 +46,8 @@ type route struct {
 	shares  shares
 	policy  policy
 	conf    Route
+	// filtered says that the request as it came is needed besides the one sent on.
+	filtered bool
 }
 
 // address is what a socket is bound to.
@@ -65,7 +70,7 @@ func addressOf(l *Listener) address {
 type compiler struct {
 	config   *Config
 	backends map[string]*backend
-	limiters map[string]*limiter
+	limiters limiters
 	tables   map[address]*table
 	errs     []error
 }
@@ -99,6 +104,7 @@ func (c *compiler) listener(l *Listener) error {
 			if have.port == 0 {
 				have.port = l.Port
 			}
+			have.portText = []string{strconv.Itoa(int(have.port))}
 			if isTLS(l.Protocol) && l.Protocol != TLSPassthrough {
 				have.tls = listenerTLS(l, c.config.DefaultCertificate)
 			}
@@ -151,6 +157,7 @@ func (c *compiler) fill(have *listener, l *Listener) {
 // route is nil, with the reason noted, if the Route makes no sense.
 func (c *compiler) route(in *Route) *route {
 	r := &route{name: in.Name, conf: *in, shares: compileShares(in.Backends)}
+	r.filtered = len(in.Filters) > 0
 	var errs []error
 	for _, m := range in.Matches {
 		cm, err := compileMatch(m)
@@ -167,6 +174,7 @@ func (c *compiler) route(in *Route) *route {
 		fs, err := compileFilters(in.Backends[i].Filters)
 		errs = append(errs, err)
 		r.shares.list[i].filters = fs
+		r.filtered = r.filtered || len(fs) > 0
 	}
 	r.policy, err = compilePolicy(in.Policy, in.Name, c.limiters)
 	errs = append(errs, err)

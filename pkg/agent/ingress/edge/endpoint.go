@@ -69,8 +69,8 @@ func (u *upstream) Read(p []byte) (int, error) {
 
 func (u *upstream) unlimited() { u.budget = math.MaxInt64 }
 
-// get is an idle connection or a new one. fresh asks for a new one; sure for one that is known to be open still.
-func (e *endpoint) get(ctx context.Context, timeout time.Duration, fresh, sure bool) (*upstream, error) {
+// kept is an idle connection, nil if there is none or a fresh one is asked for. sure asks for one that is known to be open still.
+func (e *endpoint) kept(fresh, sure bool) *upstream {
 	for !fresh {
 		u := e.pop()
 		if u == nil {
@@ -78,10 +78,15 @@ func (e *endpoint) get(ctx context.Context, timeout time.Duration, fresh, sure b
 		}
 		if !sure || u.open() {
 			u.reused = true
-			return u, nil
+			return u
 		}
 		_ = u.Close()
 	}
+	return nil
+}
+
+// dial is a new connection.
+func (e *endpoint) dial(ctx context.Context, timeout time.Duration) (*upstream, error) {
 	if timeout == 0 {
 		timeout = connectTimeout
 	}
@@ -157,23 +162,39 @@ func (e *endpoint) retire() {
 }
 
 // open says whether an idle connection was not closed by the other side, as far as the kernel knows.
-func (u *upstream) open() bool {
-	sc, ok := u.Conn.(syscall.Conn)
+func (u *upstream) open() bool { return connState(u.Conn) == connQuiet }
+
+// What connState sees.
+const (
+	connQuiet  = iota // open, nothing to read
+	connData          // something to read
+	connClosed        // the other side has closed it, or it is broken
+)
+
+// connState asks the kernel about a connection, without reading from it and without waiting. What the kernel does not know is quiet.
+func connState(c net.Conn) (state int) {
+	sc, ok := c.(syscall.Conn)
 	if !ok {
-		return true
+		return connQuiet
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return false
+		return connClosed
 	}
-	open := false
-	err = raw.Read(func(fd uintptr) bool {
+	err = raw.Control(func(fd uintptr) {
 		var b [1]byte
-		_, _, e := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		open = errors.Is(e, syscall.EAGAIN)
-		return true
+		n, _, e := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		switch {
+		case e == nil && n > 0:
+			state = connData
+		case e == nil, !errors.Is(e, syscall.EAGAIN) && !errors.Is(e, syscall.EINTR):
+			state = connClosed
+		}
 	})
-	return err == nil && open
+	if err != nil {
+		return connClosed
+	}
+	return state
 }
 
 // answerBody is the body of an answer that gives its connection back once it was read to the end, and closes it if it was not.
@@ -182,6 +203,7 @@ type answerBody struct {
 	u     *upstream
 	keep  bool
 	ended bool
+	x     *exchange
 	after func() bool // says whether the request's body was sent whole; may be nil
 }
 
@@ -203,6 +225,7 @@ func (b *answerBody) Close() error {
 	if b.after != nil {
 		sent = b.after()
 	}
+	b.x.release()
 	// What is left in the buffer would be taken for the next answer.
 	if b.keep && b.ended && sent && u.r.Buffered() == 0 {
 		u.e.put(u)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // filter is a compiled Filter.
@@ -21,6 +23,9 @@ var errFilterEmpty = errors.New("filter with nothing in it")
 func compileFilters(in []Filter) ([]filter, error) {
 	var out []filter
 	for _, f := range in {
+		if err := errors.Join(checkEdit(f.RequestHeaders), checkEdit(f.ResponseHeaders)); err != nil {
+			return nil, err
+		}
 		c := filter{Filter: canonicalFilter(f)}
 		switch {
 		case f.CORS != nil:
@@ -35,6 +40,19 @@ func compileFilters(in []Filter) ([]filter, error) {
 		out = append(out, c)
 	}
 	return out, nil
+}
+
+// checkEdit refuses what would break a head.
+func checkEdit(e *HeaderEdit) error {
+	if e == nil {
+		return nil
+	}
+	for _, h := range slices.Concat(e.Set, e.Add) {
+		if !httpguts.ValidHeaderFieldName(h.Name) || !validValue(h.Value) {
+			return fmt.Errorf("header %q: %w", h.Name, errBadValue)
+		}
+	}
+	return nil
 }
 
 // canonicalFilter has header names in the form in which http.Header keeps them.

@@ -34,11 +34,13 @@ func (x *exchange) send(b *backend, r *http.Request, sticky string) (*http.Respo
 		stop := x.after(conf.Timeouts.BackendRequest, errTryTimeout)
 		resp, err := x.try(b, e, r, fresh)
 		if err == nil {
-			if rwc, ok := resp.Body.(io.ReadWriteCloser); ok && resp.StatusCode == http.StatusSwitchingProtocols {
-				resp.Body = &stopDuplex{rwc, stop}
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				stop()
 				return resp, e, nil
 			}
-			resp.Body = &stopBody{resp.Body, stop}
+			if conf.Timeouts.BackendRequest > 0 {
+				resp.Body = &stopBody{resp.Body, stop}
+			}
 			if retries == 0 || !slices.Contains(conf.Retry.Statuses, resp.StatusCode) || !x.replayable(r) {
 				return resp, e, nil
 			}
@@ -124,6 +126,7 @@ func (x *exchange) try(b *backend, e *endpoint, r *http.Request, fresh bool) (*h
 	if b.std == nil {
 		return x.trySocket(e, r, fresh)
 	}
+	x.retained = true
 	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), connectKey{}, x.route.conf.Timeouts.Connect))
 	if err := x.hold(cancel); err != nil {
 		cancel()
@@ -142,7 +145,7 @@ func (x *exchange) try(b *backend, e *endpoint, r *http.Request, fresh bool) (*h
 		out.Body = http.NoBody
 	} else {
 		// The transport would close it, and what is left of it is the accepting side's.
-		out.Body = io.NopCloser(r.Body)
+		out.Body = io.NopCloser(&progressReader{r.Body, x})
 	}
 	resp, err := b.std.RoundTrip(out)
 	if err != nil {
@@ -157,6 +160,17 @@ func (x *exchange) try(b *backend, e *endpoint, r *http.Request, fresh bool) (*h
 	}
 	resp.Body = &stopBody{resp.Body, cancel}
 	return resp, nil
+}
+
+// progressReader tells of what the transport takes.
+type progressReader struct {
+	io.Reader
+	x *exchange
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	p.x.progress()
+	return p.Reader.Read(b)
 }
 
 // stopBody calls stop when it is closed.

@@ -2,13 +2,10 @@ package edge
 
 import (
 	"context"
-	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +15,9 @@ const challengePath = "/.well-known/acme-challenge/"
 
 // hopByHop are the headers that are about one connection (RFC 9110, 7.6.1).
 var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
+
+// forwardedBy are the headers that only a trusted peer may send.
+var forwardedBy = []string{"X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "Forwarded", "X-Real-Ip"}
 
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 32<<10)) }}
 
@@ -34,13 +34,19 @@ func peerOf(remote string) netip.Addr {
 
 // ServeHTTP implements http.Handler: one request from its head to the end of its answer.
 func (one *socket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	t := one.table.Load()
-	x := &exchange{s: one.s, t: t, start: time.Now(), peer: peerOf(r.RemoteAddr), scheme: "http"}
+	x := &exchange{s: one.s, one: one, t: one.table.Load(), start: time.Now(), peer: peerOf(r.RemoteAddr), scheme: "http"}
+	x.peerText = x.peer.String()
 	x.unblock = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) }
 	if r.TLS != nil {
 		x.scheme = "https"
 	}
-	if t.accessLog {
+	one.handle(x, w, r)
+}
+
+// handle answers a request.
+func (one *socket) handle(x *exchange, w http.ResponseWriter, r *http.Request) {
+	x.w = w
+	if x.t.accessLog {
 		defer func() {
 			name := ""
 			if x.route != nil {
@@ -76,43 +82,6 @@ func (x *exchange) identify(r *http.Request) {
 	}
 }
 
-// answer ends the request here.
-func (x *exchange) answer(w http.ResponseWriter, r *http.Request, status int) {
-	x.status = status
-	for name, values := range x.cors {
-		w.Header()[name] = values
-	}
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && status >= 400 {
-		// A gRPC client wants to be told in its own way (gRPC over HTTP/2, status mapping).
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", grpcStatus(status))
-		w.Header().Set("Grpc-Message", http.StatusText(status))
-		w.WriteHeader(http.StatusOK)
-		return
-	}
-	if w.Header().Get("Location") != "" || r.Method == http.MethodHead {
-		w.WriteHeader(status)
-		return
-	}
-	http.Error(w, strconv.Itoa(status)+" "+http.StatusText(status), status)
-}
-
-func grpcStatus(status int) string {
-	switch status {
-	case http.StatusUnauthorized:
-		return "16"
-	case http.StatusForbidden:
-		return "7"
-	case http.StatusNotFound:
-		return "12"
-	case http.StatusGatewayTimeout:
-		return "4"
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable:
-		return "14"
-	}
-	return "2"
-}
-
 // serve finds the route and follows it.
 func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	if token, ok := strings.CutPrefix(r.URL.Path, challengePath); ok && x.s.o.Challenge != nil {
@@ -126,6 +95,9 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	if !validHost(r.Host) || r.Method == http.MethodConnect {
 		x.answer(w, r, http.StatusBadRequest)
 		return
+	}
+	if strings.Contains(r.URL.Path, "/.") {
+		r = withoutDots(r)
 	}
 	host := canonicalHost(r.Host)
 	l, ok := x.t.listeners.first(host)
@@ -154,10 +126,20 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 
 // forward applies the filters and sends the request on.
 func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string) {
-	r := new(http.Request)
-	*r = *in
-	u := *in.URL
-	r.URL, r.Header = &u, in.Header.Clone()
+	conf := &x.route.conf
+	sticky := ""
+	if conf.Session != nil {
+		if c, err := in.Cookie(conf.Session.name()); err == nil {
+			sticky = c.Value
+		}
+	}
+	r := in
+	if x.p == nil || x.route.filtered {
+		r = new(http.Request)
+		*r = *in
+		u := *in.URL
+		r.URL, r.Header = &u, in.Header.Clone()
+	}
 	upgrade := clean(r)
 	x.forwarded(r)
 	var mirrors []*Mirror
@@ -184,21 +166,16 @@ func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string)
 		r.Header.Set("Connection", "Upgrade")
 		r.Header.Set("Upgrade", upgrade)
 	}
-	conf := &x.route.conf
 	if err := x.keep(r, conf.Retry != nil, len(mirrors) > 0); err != nil {
 		x.fail(w, in, &bodyError{err})
 		return
 	}
 	x.mirror(r, mirrors)
-	defer x.after(conf.Timeouts.Request, errTimeout)()
+	stop := x.after(conf.Timeouts.Request, errTimeout)
+	defer stop()
+	defer x.watchIdle(conf.Timeouts.Idle)()
 	if in.Context().Done() != nil {
 		defer context.AfterFunc(in.Context(), func() { x.abort(errClientGone) })()
-	}
-	sticky := ""
-	if conf.Session != nil {
-		if c, err := in.Cookie(conf.Session.name()); err == nil {
-			sticky = c.Value
-		}
 	}
 	resp, e, err := x.send(b, r, sticky)
 	if err != nil {
@@ -211,25 +188,11 @@ func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string)
 	}
 	x.status = resp.StatusCode
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		stop()
 		x.upgrade(w, in, resp)
 		return
 	}
 	x.copy(w, in, resp)
-}
-
-func (s *Session) name() string {
-	if s.Cookie == "" {
-		return "skiff-session"
-	}
-	return s.Cookie
-}
-
-func (s *Session) cookie(id string, secure bool) string {
-	c := &http.Cookie{Name: s.name(), Value: id, Path: s.Path, MaxAge: int(s.MaxAge.Seconds()), HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode}
-	if c.Path == "" {
-		c.Path = "/"
-	}
-	return c.String()
 }
 
 // clean removes what is between the client and us alone. It returns the protocol to upgrade to, if any.
@@ -255,6 +218,10 @@ func clean(r *http.Request) (upgrade string) {
 		delete(h, name)
 	}
 	delete(h, "Expect")
+	if strings.EqualFold(upgrade, "h2c") {
+		// Nobody here would look at the requests in it (h2c smuggling).
+		upgrade = ""
+	}
 	if te != "" {
 		h["Te"] = []string{te}
 	}
@@ -264,25 +231,35 @@ func clean(r *http.Request) (upgrade string) {
 // forwarded says to the backend who asked.
 func (x *exchange) forwarded(r *http.Request) {
 	h := r.Header
-	peer := x.peer.String()
+	values := make([]string, 0, 4)
+	set := func(name, value string) {
+		values = append(values, value)
+		n := len(values)
+		h[name] = values[n-1 : n : n]
+	}
+	peer := x.peerText
 	if contains(x.t.trusted, x.peer) {
-		if before := strings.Join(h.Values("X-Forwarded-For"), ", "); before != "" {
+		if before := strings.Join(h["X-Forwarded-For"], ", "); before != "" {
 			peer = before + ", " + peer
 		}
 	} else {
-		for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "Forwarded", "X-Real-Ip"} {
+		for _, name := range forwardedBy {
 			delete(h, name)
 		}
 	}
-	h["X-Forwarded-For"] = []string{peer}
-	h["X-Forwarded-Proto"] = []string{x.scheme}
-	if h.Get("X-Forwarded-Host") == "" {
-		h["X-Forwarded-Host"] = []string{r.Host}
+	set("X-Forwarded-For", peer)
+	set("X-Forwarded-Proto", x.scheme)
+	if len(h["X-Forwarded-Host"]) == 0 {
+		set("X-Forwarded-Host", r.Host)
 	}
-	if h.Get("X-Forwarded-Port") == "" {
-		h["X-Forwarded-Port"] = []string{strconv.Itoa(int(x.l.port))}
+	if len(h["X-Forwarded-Port"]) == 0 {
+		h["X-Forwarded-Port"] = x.l.portText
 	}
-	h["X-Real-Ip"] = []string{x.client.String()}
+	if x.client == x.peer {
+		set("X-Real-Ip", x.peerText)
+	} else {
+		set("X-Real-Ip", x.client.String())
+	}
 }
 
 // filter applies filters in order; one of them may end the request.
@@ -322,33 +299,4 @@ func (x *exchange) edit(h http.Header) {
 	for _, e := range x.edits {
 		e.apply(h)
 	}
-}
-
-// fail answers a request that could not be sent on.
-func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var large *http.MaxBytesError
-	var body *bodyError
-	cause := x.stopped()
-	status := http.StatusBadGateway
-	switch {
-	case errors.Is(cause, errClientGone):
-		x.status = 499
-		return
-	case errors.As(err, &large):
-		status = http.StatusRequestEntityTooLarge
-	case errors.As(err, &body):
-		status = http.StatusBadRequest
-	case errors.Is(cause, errTimeout), errors.Is(cause, errTryTimeout), isTimeout(err):
-		status = http.StatusGatewayTimeout
-	case errors.Is(err, errNoEndpoint):
-		status = http.StatusServiceUnavailable
-	}
-	x.s.o.Logger.Debug("request failed", "route", x.route.name, "status", status, "error", err)
-	x.edit(w.Header())
-	x.answer(w, r, status)
-}
-
-func isTimeout(err error) bool {
-	var n net.Error
-	return errors.As(err, &n) && n.Timeout()
 }

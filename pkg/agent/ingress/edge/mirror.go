@@ -17,6 +17,9 @@ func (x *exchange) keep(r *http.Request, retry, mirror bool) error {
 	if mirror {
 		limit = maxMirrored
 	}
+	if x.kept != nil {
+		return nil
+	}
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
@@ -42,10 +45,9 @@ func (x *exchange) mirror(r *http.Request, mirrors []*Mirror) {
 			continue
 		}
 		kept := x.kept
+		// What is cloned may be used for the next request when this one is over.
+		copied := r.Clone(context.Background())
 		x.s.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			defer cancel()
-			copied := r.Clone(ctx)
 			y := &exchange{s: x.s, t: x.t, route: x.route, client: x.client, kept: kept, unblock: func() {}}
 			defer y.after(10*time.Second, errTimeout)()
 			e := b.choose("", x.client, 0)

@@ -19,7 +19,7 @@ type policy struct {
 	any   bool
 }
 
-func compilePolicy(p Policy, route string, limiters map[string]*limiter) (policy, error) {
+func compilePolicy(p Policy, route string, l limiters) (policy, error) {
 	c := policy{Policy: p}
 	c.any = p.HTTPSOnly || p.MaxBody > 0 || len(p.Allow)+len(p.Deny) > 0 || p.Rate != nil || p.BasicAuth != nil
 	if p.Rate != nil {
@@ -27,10 +27,13 @@ func compilePolicy(p Policy, route string, limiters map[string]*limiter) (policy
 			return c, fmt.Errorf("rate limit of %v requests a second", p.Rate.PerSecond)
 		}
 		// A route that is compiled again goes on counting where it was.
-		if c.limit = limiters[route]; c.limit == nil || c.limit.rate != *p.Rate {
-			c.limit = &limiter{rate: *p.Rate, buckets: map[netip.Addr]*bucket{}}
-			limiters[route] = c.limit
+		if c.limit = l.now[route]; c.limit == nil {
+			c.limit = l.before[route]
 		}
+		if c.limit == nil || c.limit.rate != *p.Rate {
+			c.limit = &limiter{rate: *p.Rate, buckets: map[netip.Addr]*bucket{}}
+		}
+		l.now[route] = c.limit
 	}
 	if p.BasicAuth != nil {
 		var errs []error
@@ -105,6 +108,9 @@ func contains(list []netip.Prefix, a netip.Addr) bool {
 
 // maxBuckets bounds the memory of a limiter. When it is full those go that would let a request through anyway, and if that is none, all go.
 const maxBuckets = 10000
+
+// limiters are those of the routes, by name, in the last Config and in this one.
+type limiters struct{ before, now map[string]*limiter }
 
 // limiter has a token bucket for each client.
 type limiter struct {

@@ -72,8 +72,9 @@ func (s *Server) Apply(ctx context.Context, c Config) error {
 	if s.closed {
 		return ErrClosed
 	}
-	comp := &compiler{config: &c, backends: s.compileBackends(c.Backends), limiters: s.limiters, tables: make(map[address]*table)}
+	comp := &compiler{config: &c, backends: s.compileBackends(c.Backends), limiters: limiters{s.limiters, make(map[string]*limiter)}, tables: make(map[address]*table)}
 	comp.run()
+	s.limiters = comp.limiters.now
 	names := make(map[string]address)
 	for i := range c.Listeners {
 		names[c.Listeners[i].Name] = addressOf(&c.Listeners[i])

@@ -33,11 +33,15 @@ type socket struct {
 
 	mu      sync.Mutex
 	streams map[net.Conn]struct{} // guarded by mu; connections that are not web's
+	plains  map[*plain]struct{}   // guarded by mu; likewise
 	closed  bool                  // guarded by mu
+
+	closing atomic.Bool // no connection shall be kept for another request
+	watched atomic.Bool // sweep will come
 }
 
 func newSocket(s *Server, l net.Listener, t *table) *socket {
-	one := &socket{s: s, l: l, proto: t.proto, streams: make(map[net.Conn]struct{})}
+	one := &socket{s: s, l: l, proto: t.proto, streams: make(map[net.Conn]struct{}), plains: make(map[*plain]struct{})}
 	one.table.Store(t)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -48,10 +52,6 @@ func newSocket(s *Server, l net.Listener, t *table) *socket {
 		ErrorLog: slog.NewLogLogger(s.o.Logger.Handler(), slog.LevelDebug),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 250},
 	}
-	if t.proto == HTTP {
-		one.wg.Go(func() { _ = one.web.Serve(l) })
-		return one
-	}
 	one.handed = &handover{addr: l.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
 	one.wg.Go(func() { _ = one.web.Serve(one.handed) })
 	one.wg.Go(one.accept)
@@ -61,6 +61,7 @@ func newSocket(s *Server, l net.Listener, t *table) *socket {
 // close stops accepting and waits for what goes on, no longer than patience.
 func (one *socket) close(patience time.Duration) {
 	_ = one.l.Close()
+	one.hurry()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if one.web.Shutdown(ctx) != nil {
@@ -76,15 +77,11 @@ func (one *socket) close(patience time.Duration) {
 		return
 	case <-ctx.Done():
 	}
-	one.mu.Lock()
-	for c := range one.streams {
-		_ = c.Close()
-	}
-	one.mu.Unlock()
+	one.cut()
 	<-ended
 }
 
-// accept takes connections that are not plain HTTP.
+// accept takes connections.
 func (one *socket) accept() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -107,6 +104,10 @@ func (one *socket) accept() {
 // take decides what a connection is.
 func (one *socket) take(c net.Conn) {
 	t := one.table.Load()
+	if t.proto == HTTP {
+		one.plain(c)
+		return
+	}
 	if t.proto == TCP {
 		l, _ := t.listeners.first("")
 		one.stream(c, t, l, "")
@@ -155,21 +156,10 @@ func (one *socket) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 // stream hands a connection on to a backend.
 func (one *socket) stream(c net.Conn, t *table, l *listener, name string) {
 	defer c.Close()
-	one.mu.Lock()
-	if one.closed {
-		one.mu.Unlock()
+	if l == nil || !one.track(c) {
 		return
 	}
-	one.streams[c] = struct{}{}
-	one.mu.Unlock()
-	defer func() {
-		one.mu.Lock()
-		delete(one.streams, c)
-		one.mu.Unlock()
-	}()
-	if l == nil {
-		return
-	}
+	defer one.untrack(c)
 	route, ok := l.streams.first(canonicalHost(name))
 	if !ok {
 		return
@@ -180,16 +170,35 @@ func (one *socket) stream(c net.Conn, t *table, l *listener, name string) {
 		return
 	}
 	defer to.Close()
-	pipe(c, to)
+	pipe(c, to, func() {})
 }
 
-// pipe copies both ways until both have ended or one has failed.
-func pipe(a, b io.ReadWriteCloser) {
+// track counts a stream in, until untrack; false is too late.
+func (one *socket) track(c net.Conn) bool {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.closed {
+		return false
+	}
+	one.streams[c] = struct{}{}
+	one.wg.Add(1)
+	return true
+}
+
+func (one *socket) untrack(c net.Conn) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	delete(one.streams, c)
+	one.wg.Done()
+}
+
+// pipe copies both ways until both have ended or one has failed, and calls progress for what passes.
+func pipe(a, b io.ReadWriteCloser, progress func()) {
 	var wg sync.WaitGroup
 	one := func(to, from io.ReadWriteCloser) {
 		buf := getBuffer()
 		defer putBuffer(buf)
-		_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, *buf)
+		_, err := io.CopyBuffer(struct{ io.Writer }{to}, tell{from, progress}, *buf)
 		half, ok := to.(interface{ CloseWrite() error })
 		if err != nil || !ok || half.CloseWrite() != nil {
 			_ = a.Close()
@@ -199,6 +208,18 @@ func pipe(a, b io.ReadWriteCloser) {
 	wg.Go(func() { one(a, b) })
 	one(b, a)
 	wg.Wait()
+}
+
+// tell calls progress for each read.
+type tell struct {
+	io.Reader
+	progress func()
+}
+
+func (t tell) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	t.progress()
+	return n, err
 }
 
 // handover is a listener of connections that somebody else has accepted.

@@ -24,20 +24,19 @@ func newBytes(b []byte) *bytes.Reader { return bytes.NewReader(b) }
 // trySocket is HTTP/1.1 on a connection of our own, all on this goroutine but a long body: net/http's Transport has two goroutines for each
 // connection and hands every request over to them, which costs more than all the rest.
 func (x *exchange) trySocket(e *endpoint, r *http.Request, fresh bool) (*http.Response, error) {
-	ctx, cancel := context.Background(), func() {}
-	if r.Context().Done() != nil || x.route.conf.Timeouts != (Timeouts{}) {
-		ctx, cancel = context.WithCancel(r.Context())
+	u := e.kept(fresh, !idempotent(r) || !x.replayable(r))
+	if u == nil {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		if err := x.hold(cancel); err != nil {
+			return nil, err
+		}
+		var err error
+		if u, err = e.dial(ctx, x.route.conf.Timeouts.Connect); err != nil {
+			return nil, err
+		}
 	}
-	defer cancel()
-	if err := x.hold(cancel); err != nil {
-		return nil, err
-	}
-	u, err := e.get(ctx, x.route.conf.Timeouts.Connect, fresh, !idempotent(r) || !x.replayable(r))
-	if err != nil {
-		return nil, err
-	}
-	// Closing is what makes reads and writes on it return.
-	if err := x.hold(func() { _ = u.Close() }); err != nil {
+	if err := x.holdConn(u); err != nil {
 		_ = u.Close()
 		return nil, err
 	}
@@ -53,7 +52,7 @@ func (x *exchange) trySocket(e *endpoint, r *http.Request, fresh bool) (*http.Re
 		resp.Body = &duplex{u}
 		return resp, nil
 	}
-	body := &answerBody{ReadCloser: resp.Body, u: u, keep: !resp.Close, ended: resp.Body == http.NoBody}
+	body := &answerBody{ReadCloser: resp.Body, u: u, x: x, keep: !resp.Close, ended: resp.Body == http.NoBody}
 	if sent != nil {
 		body.after = func() bool { return sent.finish(x, u) }
 	}
@@ -105,7 +104,7 @@ func (x *exchange) write(u *upstream, r *http.Request) (*sender, error) {
 		return nil, nil
 	}
 	s := &sender{done: make(chan struct{})}
-	x.s.wg.Go(func() { s.run(u, r, chunked) })
+	x.s.wg.Go(func() { s.run(x, u, r, chunked) })
 	return s, nil
 }
 
@@ -164,6 +163,13 @@ func (x *exchange) read(u *upstream, r *http.Request) (*http.Response, error) {
 	if _, err := u.r.Peek(1); err != nil {
 		return nil, &staleError{err}
 	}
+	if x.p != nil {
+		resp, values := parseAnswer(u.r, r, x.p.back, x.p.backValues)
+		if x.p.backValues = values; resp != nil {
+			u.unlimited()
+			return resp, nil
+		}
+	}
 	for range 10 {
 		resp, err := http.ReadResponse(u.r, r)
 		if err != nil {
@@ -173,6 +179,7 @@ func (x *exchange) read(u *upstream, r *http.Request) (*http.Response, error) {
 			u.unlimited()
 			return resp, nil
 		}
+		x.interim(resp)
 	}
 	return nil, errors.New("read the answer: too many interim ones")
 }
@@ -184,7 +191,7 @@ type sender struct {
 	err     error // of the endpoint's side; likewise
 }
 
-func (s *sender) run(u *upstream, r *http.Request, chunked bool) {
+func (s *sender) run(x *exchange, u *upstream, r *http.Request, chunked bool) {
 	defer close(s.done)
 	buf := getBuffer()
 	defer putBuffer(buf)
@@ -194,6 +201,7 @@ func (s *sender) run(u *upstream, r *http.Request, chunked bool) {
 			if s.err = writeChunk(u.w, (*buf)[:n], chunked); s.err != nil {
 				return
 			}
+			x.progress()
 		}
 		if errors.Is(err, io.EOF) {
 			break
