@@ -11,7 +11,7 @@
 //
 // As an IPAM plug-in it lets host-local choose the addresses, and tells this
 // node's skiff before the pod has them, which is when network policies for it
-// come into force.
+// come into force, and after they have been taken away.
 //
 // Source: CNI specification 1.0.0; Linux, Documentation/networking/ip-sysctl
 // (arp_notify, ndisc_notify) and inetdev_event in net/ipv4/devinet.c.
@@ -42,7 +42,7 @@ const name = "announce"
 func main() {
 	skel.PluginMainFuncs(skel.CNIFuncs{
 		Add:    add,
-		Del:    handOn(invoke.DelegateDel),
+		Del:    del,
 		Check:  handOn(invoke.DelegateCheck),
 		GC:     handOn(invoke.DelegateGC),
 		Status: handOn(invoke.DelegateStatus),
@@ -127,11 +127,28 @@ const (
 	again        = 50 * time.Millisecond
 )
 
+// del takes addresses back, and says so. If skiff does not run it will see for
+// itself.
+func del(args *skel.CmdArgs) error {
+	conf, err := read(args)
+	if err != nil || !conf.isIPAM() {
+		return err
+	}
+	if err := invoke.DelegateDel(context.Background(), allocator, args.StdinData, nil); err != nil {
+		return err
+	}
+	if conn, err := net.Dial("unix", conf.IPAM.Gate); err == nil {
+		_ = talk(conn, request{Sandbox: args.ContainerID})
+	}
+	return nil
+}
+
 // request and answer are those of skiff's pkg/agent/netpol.
 type request struct {
 	Namespace string       `json:"namespace"`
 	Name      string       `json:"name"`
 	UID       string       `json:"uid"`
+	Sandbox   string       `json:"sandbox"`
 	IPs       []netip.Addr `json:"ips"`
 }
 
@@ -147,14 +164,14 @@ func allocate(args *skel.CmdArgs, conf config) error {
 	if err != nil {
 		return err
 	}
-	if err := ask(conf.IPAM.Gate, args.Args, result); err != nil {
+	if err := ask(conf.IPAM.Gate, args, result); err != nil {
 		return errors.Join(err, invoke.DelegateDel(ctx, allocator, args.StdinData, nil))
 	}
 	return types.PrintResult(result, conf.CNIVersion)
 }
 
 // ask asks skiff whether the pod may have its addresses.
-func ask(gate, args string, result types.Result) error {
+func ask(gate string, args *skel.CmdArgs, result types.Result) error {
 	r, err := newRequest(args, result)
 	if err != nil {
 		return err
@@ -163,6 +180,11 @@ func ask(gate, args string, result types.Result) error {
 	if err != nil {
 		return fmt.Errorf("skiff, which has to know of a pod before it gets its address, does not run on this node: %w", err)
 	}
+	return talk(conn, r)
+}
+
+// talk sends a request and waits for the answer.
+func talk(conn net.Conn, r request) error {
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(answerWithin)); err != nil {
 		return err
@@ -181,9 +203,9 @@ func ask(gate, args string, result types.Result) error {
 }
 
 // newRequest reads CNI_ARGS, in which containerd names the pod.
-func newRequest(args string, result types.Result) (request, error) {
-	var r request
-	for _, arg := range strings.Split(args, ";") {
+func newRequest(args *skel.CmdArgs, result types.Result) (request, error) {
+	r := request{Sandbox: args.ContainerID}
+	for _, arg := range strings.Split(args.Args, ";") {
 		switch key, value, _ := strings.Cut(arg, "="); key {
 		case "K8S_POD_NAMESPACE":
 			r.Namespace = value

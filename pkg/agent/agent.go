@@ -135,7 +135,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	if own && !cfg.Disabled("network-policy") {
 		a.netpol = &netpol.Enforcer{
 			Layout: layout, NodeName: cfg.Node.Name, PodCIDR: cfg.Cluster.PodCIDR, Bridge: flannel.Bridge,
-			Kubeconfig: a.agentKubeconfig(), Notes: o.Notes, Logger: a.logger("network-policy"),
+			Allocated: a.flannel.Allocated, Kubeconfig: a.agentKubeconfig(), Notes: o.Notes, Logger: a.logger("network-policy"),
 		}
 		a.flannel.Gate = layout.NetworkPolicySocket()
 	}

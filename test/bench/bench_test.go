@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -43,5 +46,37 @@ func TestKindOf(t *testing.T) {
 		if got := kindOf(c.args); got != c.want {
 			t.Errorf("kindOf(%v) = %s, want %s", c.args, got, c.want)
 		}
+	}
+}
+
+// TestProgramPolicies keeps the load of the bench a valid one.
+func TestProgramPolicies(t *testing.T) {
+	needNFT(t)
+	all, one, err := programPolicies(t.Context(), 50)
+	if err != nil || all <= 0 || one <= 0 {
+		t.Errorf("programPolicies = %s, %s, %v", all, one, err)
+	}
+}
+
+func BenchmarkProgramPolicies(b *testing.B) {
+	needNFT(b)
+	for b.Loop() {
+		_, one, err := programPolicies(b.Context(), 500)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(one.Seconds()*1000, "ms/pod")
+	}
+}
+
+func needNFT(t testing.TB) {
+	t.Helper()
+	dir, err := filepath.Abs("../../build/payload")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root, and nft: run make build first")
 	}
 }

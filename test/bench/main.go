@@ -26,6 +26,7 @@ type options struct {
 	pods    int
 	objects int
 	stores  string
+	policy  int
 	out     string
 }
 
@@ -38,6 +39,7 @@ func main() {
 	flag.IntVar(&o.pods, "pods", 50, "pods started one after the other")
 	flag.IntVar(&o.objects, "objects", 1000, "objects of the API load; 0 leaves it out")
 	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
+	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { run(p, o) }))
@@ -68,6 +70,9 @@ func run(p *hosts.Program, o options) {
 			if hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { storeRound(p, o, store, f) }) != 0 {
 				p.Fatalf("round %d has failed on %s", i+1, store)
 			}
+		}
+		if o.policy > 0 {
+			policyRound(p, o.policy, f)
 		}
 	}
 	binary := hosts.Binary(p)

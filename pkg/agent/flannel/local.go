@@ -181,7 +181,7 @@ func (f *Flannel) writeCNI(n network) error {
 		"ranges": ranges,
 		// Below /run, so that a reboot frees the addresses of pods that were
 		// not taken down.
-		"dataDir": filepath.Join(f.Layout.CNIState(), "networks"),
+		"dataDir": f.allocations(),
 	}
 	if f.Gate != "" {
 		// It hands on to host-local.
@@ -189,7 +189,7 @@ func (f *Flannel) writeCNI(n network) error {
 	}
 	list := m{
 		"cniVersion": "1.0.0",
-		"name":       "cbr0",
+		"name":       networkName,
 		"plugins": []m{
 			{
 				"type":             "bridge",
@@ -216,6 +216,19 @@ func (f *Flannel) writeCNI(n network) error {
 		return fmt.Errorf("write CNI configuration: %w", err)
 	}
 	return nil
+}
+
+// networkName is that of the CNI network.
+const networkName = "cbr0"
+
+// allocations is where host-local keeps a file for each address of a pod, in a
+// directory named like the network.
+func (f *Flannel) allocations() string { return filepath.Join(f.Layout.CNIState(), "networks") }
+
+// Allocated reports whether an address is given to a pod of this node.
+func (f *Flannel) Allocated(ip netip.Addr) bool {
+	_, err := os.Stat(filepath.Join(f.allocations(), networkName, ip.String()))
+	return err == nil
 }
 
 // tableName is the nftables table that hides pods behind the node's address

@@ -245,7 +245,9 @@ func dnsPod(slice *discoveryv1.EndpointSlice) *plan.Pod {
 	}
 	for _, port := range slice.Ports {
 		if port.Name != nil && port.Port != nil {
-			p.Ports = append(p.Ports, plan.Port{Name: *port.Name, Protocol: protocol(port.Protocol), Number: *port.Port})
+			p.Ports = append(p.Ports,
+				plan.Port{Name: *port.Name, Protocol: protocol(port.Protocol), Number: *port.Port},
+				plan.Port{Name: plan.PortDNS, Protocol: protocol(port.Protocol), Number: *port.Port})
 		}
 	}
 	return p

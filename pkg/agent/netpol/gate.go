@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
 	"time"
 
+	"skiff/internal/pause"
 	"skiff/pkg/agent/netpol/kernel"
 	"skiff/pkg/agent/netpol/plan"
 )
@@ -19,12 +21,17 @@ import (
 // patience is how long a pod waits for its address. The kubelet tries again.
 const patience = 20 * time.Second
 
+// lag is how long after its address a sandbox has certainly lost its interface.
+const lag = 3 * time.Second
+
 // Request is what the CNI plug-in writes to the socket before it gives
-// addresses to a pod, as one line of JSON (payload/announce).
+// addresses to a pod, or, without addresses, after it has taken them away
+// (payload/announce). It is one line of JSON.
 type Request struct {
 	Namespace string       `json:"namespace"`
 	Name      string       `json:"name"`
 	UID       string       `json:"uid"`
+	Sandbox   string       `json:"sandbox"`
 	IPs       []netip.Addr `json:"ips"`
 }
 
@@ -65,14 +72,13 @@ func (e *Enforcer) serveGate(ctx context.Context, l *net.UnixListener) {
 
 func (e *Enforcer) serveOne(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-	_ = conn.SetDeadline(deadline.Add(time.Second)) // only fails on a closed connection
+	_ = conn.SetDeadline(time.Now().Add(patience + time.Second)) // only fails on a closed connection
 	var r Request
 	var answer Answer
 	if err := json.NewDecoder(conn).Decode(&r); err != nil {
 		answer.Error = fmt.Sprintf("read request: %v", err)
+	} else if len(r.IPs) == 0 {
+		defer e.release(ctx, r.Sandbox)
 	} else if err := e.admit(ctx, r); err != nil {
 		answer.Error = err.Error()
 	}
@@ -84,7 +90,9 @@ func (e *Enforcer) serveOne(ctx context.Context, conn net.Conn) {
 // admit returns when a pod may have its addresses: what isolates it is in
 // force, or nothing does.
 func (e *Enforcer) admit(ctx context.Context, r Request) error {
-	c := plan.Claim{Pod: plan.Key{Namespace: r.Namespace, Name: r.Name}, UID: r.UID, Time: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := plan.Claim{Pod: plan.Key{Namespace: r.Namespace, Name: r.Name}, UID: r.UID, Sandbox: r.Sandbox}
 	if err := e.claim(c, r.IPs); err != nil {
 		return err
 	}
@@ -125,6 +133,25 @@ func (e *Enforcer) claim(c plan.Claim, ips []netip.Addr) error {
 		e.claims[ip.Unmap()] = c
 	}
 	return e.claims.save(e.Layout.NetworkPolicyClaims())
+}
+
+// release forgets whose the addresses of a sandbox were, once it cannot be
+// reached any more. If skiff ends before, the next one finds that they are free.
+func (e *Enforcer) release(ctx context.Context, sandbox string) {
+	if sandbox == "" || !pause.For(ctx, lag) {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.claims, func(_ netip.Addr, c plan.Claim) bool { return c.Sandbox == sandbox })
+	if err := e.claims.save(e.Layout.NetworkPolicyClaims()); err != nil {
+		e.Logger.Warn("a pod's address stays reserved", "error", err)
+	}
+	if e.session != nil {
+		e.session.planner.Release(sandbox)
+		e.session.touch()
+	}
+	e.notify()
 }
 
 // tell tells the session of a new pod. open means that it need not wait.

@@ -36,11 +36,13 @@ const linger = time.Minute
 // Enforcer is the component. Its exported fields must not change once Run has
 // been called.
 type Enforcer struct {
-	Layout     paths.Layout
-	NodeName   string
-	PodCIDR    []netip.Prefix // of the whole cluster
-	Bridge     string         // that this node's pods are attached to
-	Kubeconfig string         // of an identity that may watch policies, pods, namespaces and EndpointSlices
+	Layout   paths.Layout
+	NodeName string
+	PodCIDR  []netip.Prefix // of the whole cluster
+	Bridge   string         // that this node's pods are attached to
+	// Allocated reports whether an address is given to a pod.
+	Allocated  func(netip.Addr) bool
+	Kubeconfig string // of an identity that may watch policies, pods, namespaces and EndpointSlices
 	Notes      status.Notes
 	Logger     *slog.Logger
 
@@ -70,6 +72,8 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	if err != nil {
 		e.Logger.Warn("addresses given to pods before are not known", "error", err)
 	}
+	// What was released while skiff was down is nobody's.
+	maps.DeleteFunc(given, func(ip netip.Addr, _ plan.Claim) bool { return !e.Allocated(ip) })
 	e.mu.Lock()
 	e.listed, e.policies, e.claims, e.session = false, map[plan.Key]*networkingv1.NetworkPolicy{}, given, nil
 	e.mu.Unlock()

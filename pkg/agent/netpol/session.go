@@ -36,7 +36,6 @@ func (s *session) touch() {
 
 // runSession keeps the table until there have been no policies for a while.
 func (e *Enforcer) runSession(ctx context.Context, client kubernetes.Interface) error {
-	begin := time.Now()
 	s := e.open()
 	defer e.close()
 	e.checkBridge()
@@ -56,9 +55,6 @@ func (e *Enforcer) runSession(ctx context.Context, client kubernetes.Interface) 
 		}
 	}
 	e.mu.Lock()
-	for _, ip := range s.planner.Forget(begin) {
-		delete(e.claims, ip)
-	}
 	s.synced = true
 	s.touch()
 	e.notify()

@@ -5,6 +5,8 @@
 //	tool hog MIB          touch that much memory and keep it
 //	tool get URL          fetch a URL, CA and token of the pod's service account
 //	tool lookup NAME      print the addresses a name resolves to
+//	tool reach ADDRS      print which of the addresses, separated by commas, take a connection
+//	tool probe NET:PORT   print each address of a network as soon as it answers anything
 //	tool ready FILE       serve /ready, which is 200 while FILE exists
 //	tool grpc [ADDR]      serve the gRPC health service in clear text
 //	tool dns ADDR         answer every DNS question on port 53 with this address
@@ -30,7 +32,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|ready|grpc|dns …"))
+		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|reach|probe|ready|grpc|dns …"))
 	}
 	argument := ""
 	if len(os.Args) > 2 {
@@ -38,7 +40,10 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	verbs := map[string]func(context.Context, string) error{"serve": serve, "hog": hog, "get": get, "lookup": lookup, "ready": ready, "grpc": serveGRPC, "dns": serveDNS}
+	verbs := map[string]func(context.Context, string) error{
+		"serve": serve, "hog": hog, "get": get, "lookup": lookup, "reach": reach, "probe": probe,
+		"ready": ready, "grpc": serveGRPC, "dns": serveDNS,
+	}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
 		fail(fmt.Errorf("unknown verb %q", os.Args[1]))

@@ -121,8 +121,21 @@ func compileRule(namespace, scope string, peers []networkingv1.NetworkPolicyPeer
 			errs = append(errs, err)
 		}
 		r.ports = append(r.ports, m)
+		if scope == "" && m.isDNS() {
+			r.ports = append(r.ports, portMatch{protocol: m.protocol, name: PortDNS})
+		}
 	}
 	return r, errors.Join(errs...)
+}
+
+// PortDNS is the name of the port at which something listens that by a Service
+// is reached at port 53: a policy sees packets as they are after the Service,
+// and is written for DNS servers that have port 53. A container's port cannot
+// have a name without a letter.
+const PortDNS = "53"
+
+func (m portMatch) isDNS() bool {
+	return !m.never && !m.all && m.name == "" && m.first <= 53 && m.last >= 53 && m.protocol != "sctp"
 }
 
 func (r *rule) addPeer(namespace string, peer networkingv1.NetworkPolicyPeer) error {

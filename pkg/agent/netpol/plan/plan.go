@@ -38,11 +38,12 @@ type Pod struct {
 }
 
 // Claim says for which pod this node has given an address away. It is known
-// before the pod's status has the address, and before the pod can use it.
+// before the pod's status has the address and before the pod can use it, until
+// it no longer can.
 type Claim struct {
-	Pod  Key
-	UID  string
-	Time time.Time
+	Pod     Key
+	UID     string
+	Sandbox string // that has the address, by its container's name
 }
 
 // Planner holds what is known of the cluster, and what follows from it. It is
@@ -53,6 +54,7 @@ type Planner struct {
 	pods       map[Key]*Pod
 	byIP       map[netip.Addr]map[Key]*Pod
 	claims     map[netip.Addr]Claim
+	ghosts     map[Key]struct{} // pods that are gone from the API, but still have addresses
 	namespaces map[string]labels.Set
 	policies   map[string]map[string]*policy // by namespace and name
 
@@ -74,6 +76,7 @@ func New(base Base) *Planner {
 		pods:       map[Key]*Pod{},
 		byIP:       map[netip.Addr]map[Key]*Pod{},
 		claims:     map[netip.Addr]Claim{},
+		ghosts:     map[Key]struct{}{},
 		namespaces: map[string]labels.Set{},
 		policies:   map[string]map[string]*policy{},
 		dirty:      map[netip.Addr]struct{}{},
@@ -89,6 +92,7 @@ func New(base Base) *Planner {
 
 // SetPod notes a pod that is new or has changed.
 func (p *Planner) SetPod(pod *Pod) {
+	delete(p.ghosts, pod.Key)
 	if old := p.pods[pod.Key]; old != nil && old.same(pod) {
 		return
 	}
@@ -104,18 +108,42 @@ func (p *Planner) SetPod(pod *Pod) {
 	p.dirtyClaims(func(c Claim) bool { return c.Pod == pod.Key })
 }
 
-// DeletePod notes that a pod is gone, or has ended.
+// DeletePod notes that a pod is gone from the API, or has ended. If it runs on
+// this node its containers may still be there: what holds for it goes on to
+// hold until its sandbox is released.
 func (p *Planner) DeletePod(key Key) {
 	pod := p.pods[key]
-	if pod == nil {
-		return
+	switch {
+	case pod == nil:
+	case p.holds(pod):
+		p.ghosts[key] = struct{}{}
+	default:
+		p.unlink(pod)
+		delete(p.pods, key)
 	}
-	p.unlink(pod)
-	delete(p.pods, key)
+}
+
+// holds reports whether this node has given an address to the pod.
+func (p *Planner) holds(pod *Pod) bool {
+	for _, c := range p.claims {
+		if c.Pod == pod.Key && pod.is(c.UID) {
+			return true
+		}
+	}
+	return false
+}
+
+// Release notes that a sandbox has lost its addresses.
+func (p *Planner) Release(sandbox string) {
 	for ip, c := range p.claims {
-		if c.Pod == key && pod.is(c.UID) {
-			delete(p.claims, ip)
-			p.dirty[ip] = struct{}{}
+		if c.Sandbox != sandbox {
+			continue
+		}
+		delete(p.claims, ip)
+		p.dirty[ip] = struct{}{}
+		if _, gone := p.ghosts[c.Pod]; gone && !p.holds(p.pods[c.Pod]) {
+			delete(p.ghosts, c.Pod)
+			p.DeletePod(c.Pod)
 		}
 	}
 }
@@ -186,20 +214,6 @@ func (p *Planner) Claim(c Claim, ips ...netip.Addr) (open bool) {
 		return false
 	}
 	return p.place(pod).free()
-}
-
-// Forget drops claims that are older than a list of all pods and whose pods
-// are not on it. It returns their addresses.
-func (p *Planner) Forget(before time.Time) []netip.Addr {
-	var gone []netip.Addr
-	for ip, c := range p.claims {
-		if pod := p.pods[c.Pod]; c.Time.Before(before) && (pod == nil || !pod.is(c.UID)) {
-			delete(p.claims, ip)
-			p.dirty[ip] = struct{}{}
-			gone = append(gone, ip)
-		}
-	}
-	return gone
 }
 
 func (p *Planner) dirtyClaims(match func(Claim) bool) {

@@ -47,6 +47,10 @@ func town(b Base) *Planner {
 	teller.Namespace = "bank"
 	teller.Ports = []Port{{"http", "tcp", 9090}}
 	p.SetPod(teller)
+	p.SetPod(&Pod{
+		Key: Key{"kube-system", "dns/"}, Labels: labels.Set{"k8s-app": "kube-dns"}, IPs: []netip.Addr{netip.MustParseAddr("10.42.0.1")},
+		Ports: []Port{{PortDNS, "tcp", 10053}, {PortDNS, "udp", 10053}},
+	})
 	far := testPod("far", "db", "10.42.1.2")
 	far.Local = false
 	p.SetPod(far)
@@ -66,7 +70,7 @@ func TestPolicies(t *testing.T) {
 		{"everybody", `{podSelector: {}, ingress: [{}]}`, []string{"accept"}, nil},
 		{"pods", `{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}`, []string{"ip saddr (10.42.0.3 10.42.1.2) accept"}, nil},
 		{"namespaces", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: bank}}}]}]}`, []string{"ip saddr (10.42.0.4) accept"}, nil},
-		{"all namespaces", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}`, []string{"ip saddr (10.42.0.2 10.42.0.3 10.42.0.4 10.42.1.2) accept"}, nil},
+		{"all namespaces", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}`, []string{"ip saddr (10.42.0.1 10.42.0.2 10.42.0.3 10.42.0.4 10.42.1.2) accept"}, nil},
 		{
 			"pods of namespaces", `{podSelector: {}, egress: [{to: [{namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [bank, shop]}]}, podSelector: {matchLabels: {app: web}}}]}], policyTypes: [Egress]}`,
 			nil, []string{"ip daddr (10.42.0.2 10.42.0.4) accept"},
@@ -89,6 +93,13 @@ func TestPolicies(t *testing.T) {
 		{
 			"blocks", `{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.2.0/24, 10.1.0.0/16, 10.9.9.9/32]}}, {ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "2001:db8::/32"}}], ports: [{port: 443}]}], policyTypes: [Egress]}`,
 			nil, []string{"ip daddr 10.0.0.0/8 ip daddr != { 10.1.0.0/16, 10.9.9.9/32 } tcp dport { 443 } accept", "meta nfproto ipv4 tcp dport { 443 } accept"},
+		},
+		{
+			"DNS", `{podSelector: {}, egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{port: 53, protocol: UDP}, {port: 50, endPort: 60}]}], policyTypes: [Egress]}`,
+			nil, []string{
+				"ip daddr (10.42.0.1) tcp dport { 50-60 } accept", "ip daddr (10.42.0.1) ip daddr . tcp dport (10.42.0.1:10053) accept",
+				"ip daddr (10.42.0.1) udp dport { 53 } accept", "ip daddr (10.42.0.1) ip daddr . udp dport (10.42.0.1:10053) accept",
+			},
 		},
 		{"host bits", `{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/16}}]}]}`, []string{"ip saddr 10.1.0.0/16 accept"}, nil},
 	}
@@ -192,9 +203,10 @@ func TestIncremental(t *testing.T) {
 }
 
 func TestClaims(t *testing.T) {
-	now := time.Now()
 	ip := netip.MustParseAddr("10.42.0.2")
-	claim := func(name string) Claim { return Claim{Pod: Key{"shop", name}, UID: "uid-" + name, Time: now} }
+	claim := func(name string) Claim {
+		return Claim{Pod: Key{"shop", name}, UID: "uid-" + name, Sandbox: "box-" + name}
+	}
 	p, k := town(testBase()), newImage(t)
 	if !p.Claim(claim("new"), netip.MustParseAddr("10.42.0.50")) {
 		t.Error("a pod of a namespace without policies waits")
@@ -232,12 +244,31 @@ func TestClaims(t *testing.T) {
 	k.apply(p.Flush())
 	check("free", "10.42.0.2", nil)
 
-	p.Forget(now.Add(time.Second))
+	p.Release("box-new")
 	k.apply(p.Flush())
-	check("forgotten", "10.42.0.50", nil)
+	check("released", "10.42.0.50", nil)
+	p.SetPod(testPod("thief", "db", ""))
 	p.DeletePod(Key{"shop", "thief"})
 	k.apply(p.Flush())
+	check("gone from the API only", "10.42.0.2", []string{"ip saddr () accept"})
+	p.Release("box-other")
+	p.Release("box-thief")
+	k.apply(p.Flush())
 	check("web has it again", "10.42.0.3", []string{"ip saddr (10.42.0.2) accept"})
+	check("web is not isolated", "10.42.0.2", nil)
+
+	// A pod of the same name takes the place of one whose containers still run.
+	p.SetPod(testPod("set-0", "db", ""))
+	p.Claim(claim("set-0"), netip.MustParseAddr("10.42.0.60"))
+	p.DeletePod(Key{"shop", "set-0"})
+	next := testPod("set-0", "db", "")
+	next.UIDs = []string{"another"}
+	p.SetPod(next)
+	k.apply(p.Flush())
+	check("the place is taken", "10.42.0.60", []string{"cut off"})
+	p.Release("box-set-0")
+	k.apply(p.Flush())
+	check("and free at last", "10.42.0.60", nil)
 }
 
 // TestConverges makes many changes in any order, and compares with a plan that
