@@ -137,6 +137,10 @@ release-size: bin/skiff ## Print the size of bin/skiff, raw and as downloaded.
 	@printf '%-28s %12d bytes\n' 'bin/skiff' "$$(stat -c %s bin/skiff)" 'without payload' "$$(stat -c %s build/skiff)"
 	@printf '%-28s %12d bytes\n' 'bin/skiff, xz -6' "$$(xz -6 -T0 -c bin/skiff | wc -c)"
 
+.PHONY: gateway-api
+gateway-api: ## Make the Gateway API's definitions from the module again.
+	go run ./scripts/gatewayapi "$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)" manifests/gateway-api.yaml pkg/agent/ingress/gateway/definitions.json
+
 .PHONY: print-env
 print-env: ## Print the flags every go command here uses, for a shell to eval.
 	@printf 'export %s\n' "GOFLAGS='$(GOFLAGS)'" "CGO_CFLAGS='$(CGO_CFLAGS)'" "CGO_ENABLED=$(CGO_ENABLED)"

@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,15 +12,15 @@ import (
 	"k8s.io/client-go/dynamic"
 )
 
-// annotationYield on an object of a manifest names another annotation, which has
-// the version of what the object is from. Such an object is not applied over one
-// that somebody else brought, nor over a newer one.
+// annotationYield on an object of a manifest names other annotations, separated
+// by commas, which have versions. Such an object is not applied over one that
+// somebody else brought, nor over one that is newer by any of them.
 const annotationYield = "deploy.skiff.dev/yield-by"
 
 // yields says why the object in the cluster is to stay as it is, or "".
 func yields(ctx context.Context, client dynamic.ResourceInterface, u *unstructured.Unstructured) (string, error) {
-	by := u.GetAnnotations()[annotationYield]
-	if by == "" {
+	names := u.GetAnnotations()[annotationYield]
+	if names == "" {
 		return "", nil
 	}
 	live, err := client.Get(ctx, u.GetName(), metav1.GetOptions{})
@@ -29,13 +30,19 @@ func yields(ctx context.Context, client dynamic.ResourceInterface, u *unstructur
 	if err != nil {
 		return "", fmt.Errorf("look for a newer one: %w", err)
 	}
-	return stays(live, u.GetAnnotations()[by], live.GetAnnotations()[by]), nil
+	if !managed(live) {
+		return "somebody else brought it", nil
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		if why := newer(u.GetAnnotations()[name], live.GetAnnotations()[name]); why != "" {
+			return why, nil
+		}
+	}
+	return "", nil
 }
 
-func stays(live *unstructured.Unstructured, ours, theirs string) string {
-	if !managed(live) {
-		return "somebody else brought it"
-	}
+// newer says that their version is newer than ours, if it is.
+func newer(ours, theirs string) string {
 	own, err := utilversion.ParseGeneric(ours)
 	if err != nil {
 		return ""

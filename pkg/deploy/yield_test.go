@@ -1,26 +1,21 @@
 package deploy
 
-import (
-	"testing"
+import "testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
-
-func TestStays(t *testing.T) {
+func TestNewer(t *testing.T) {
 	for _, tt := range []struct {
-		name, manager, ours, theirs string
-		want                        bool
+		name, ours, theirs string
+		want               bool
 	}{
-		{"ours, older", fieldManager, "v1.6.3", "v1.5.10", false},
-		{"ours, the same", fieldManager, "v1.6.3", "v1.6.3", false},
-		{"ours, newer", fieldManager, "v1.6.3", "v1.10.0", true},
-		{"ours, without version", fieldManager, "v1.6.3", "", false},
-		{"somebody else's, older", "kubectl", "v1.6.3", "v1.0.0", true},
+		{"older", "v1.6.3", "v1.5.10", false},
+		{"the same", "v1.6.3", "v1.6.3", false},
+		{"newer", "v1.6.3", "v1.10.0", true},
+		{"another form", "1.0", "2.0", true},
+		{"no version there", "v1.6.3", "", false},
+		{"no version here", "", "v1.0.0", false},
 	} {
-		live := object("v1", "ConfigMap", "x")
-		live.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: tt.manager, Operation: metav1.ManagedFieldsOperationApply}})
-		if got := stays(live, tt.ours, tt.theirs); (got != "") != tt.want {
-			t.Errorf("%s: stays = %q, want %t", tt.name, got, tt.want)
+		if got := newer(tt.ours, tt.theirs); (got != "") != tt.want {
+			t.Errorf("%s: newer = %q, want %t", tt.name, got, tt.want)
 		}
 	}
 }

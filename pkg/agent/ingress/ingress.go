@@ -87,7 +87,8 @@ func (i *Ingress) Run(ctx context.Context) error {
 		}
 		return ignoreEnd(ctx, err)
 	}
-	// Before the first Gateway there is its class, which wants to be accepted.
+	// Before the first Gateway there is its class, which wants to be accepted, and
+	// with it come the schemas of the definitions.
 	ctx, cancel := context.WithCancel(ctx)
 	var accepting sync.WaitGroup
 	defer accepting.Wait()
@@ -95,6 +96,11 @@ func (i *Ingress) Run(ctx context.Context) error {
 	accepting.Go(func() {
 		if err := gateway.AcceptClasses(ctx, gateway.Options{Config: config, Logger: i.o.Logger}); err != nil {
 			i.o.Logger.Warn("GatewayClasses are not accepted", "error", err)
+		}
+	})
+	accepting.Go(func() {
+		if err := gateway.KeepDefinitions(ctx, gateway.Options{Config: config, Logger: i.o.Logger}); err != nil {
+			i.o.Logger.Warn("objects of the Gateway API are not validated", "error", err)
 		}
 	})
 	return demand.While(ctx, demand.Options{Config: config, Resources: resources(), Linger: linger, Logger: i.o.Logger},

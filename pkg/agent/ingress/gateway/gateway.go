@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -68,12 +67,8 @@ func New(o Options) (*Source, error) {
 	}, nil
 }
 
-// newClient speaks JSON whatever the configuration says: custom resources know
-// nothing else.
 func newClient(config *rest.Config) (*api.GatewayV1Client, error) {
-	config = rest.CopyConfig(config)
-	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	client, err := api.NewForConfig(config)
+	client, err := api.NewForConfig(jsonConfig(config))
 	if err != nil {
 		return nil, fmt.Errorf("make client of the Gateway API: %w", err)
 	}
