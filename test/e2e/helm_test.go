@@ -66,7 +66,7 @@ func TestHelm(t *testing.T) {
 	h.WaitReady()
 	s := newSpace(t, h, "charts")
 	h.WriteFile(manifestsDir+"/shop.yaml", helmChart("shop", ""))
-	s.helmSays("shop", "Ready", "True", "Helm says: Install complete")
+	s.helmSays("shop", "Ready", "Helm says: Install complete")
 	s.ready("app=shop", 1)
 	s.eventually("the AddOn in skiff status", func() error {
 		if r := h.Status(); !strings.Contains(r.Stdout, "shop ") {
@@ -86,16 +86,16 @@ func TestHelm(t *testing.T) {
 		return nil
 	})
 	h.WriteFile(manifestsDir+"/shop.yaml", helmChart("shop", `, valuesContent: "replicas: {a: b}"`))
-	s.helmSays("shop", "Failed", "True", "replicas")
+	s.helmSays("shop", "Failed", "replicas")
 	s.ready("app=shop", 2)
 	h.WriteFile(manifestsDir+"/shop.yaml", helmChart("shop", ""))
-	s.helmSays("shop", "Ready", "True", "")
+	s.helmSays("shop", "Ready", "")
 	s.ready("app=shop", 1)
 
 	// A namespace goes with the charts and releases in it.
 	closed := newSpace(t, h, "closed")
 	closed.apply(strings.ReplaceAll(helmChart("shut", ""), "namespace: charts", "namespace: closed"))
-	closed.helmSays("shut", "Ready", "True", "")
+	closed.helmSays("shut", "Ready", "")
 	closed.kubectl("delete", "namespace", closed.ns, "--wait=false")
 
 	// Killed while a Job of the chart runs.
@@ -110,7 +110,7 @@ func TestHelm(t *testing.T) {
 	h.Kill9()
 	h.Start()
 	h.WaitReady()
-	s.helmSays("slow", "Ready", "True", "Helm says")
+	s.helmSays("slow", "Ready", "Helm says")
 	s.ready("app=slow", 1)
 
 	// Gone: one with its file, the other by hand.
@@ -161,17 +161,17 @@ func (s *space) withoutHelm() {
 		}
 		return nil
 	})
-	s.helmSays("again", "Ready", "True", "")
+	s.helmSays("again", "Ready", "")
 }
 
 // helmSays waits for a condition of a HelmChart whose words are in its message.
-func (s *space) helmSays(name, condition, status, words string) {
+func (s *space) helmSays(name, condition, words string) {
 	s.t.Helper()
-	s.eventually(fmt.Sprintf("HelmChart %s to be %s=%s", name, condition, status), func() error {
+	s.eventually(fmt.Sprintf("HelmChart %s to be %s", name, condition), func() error {
 		path := fmt.Sprintf(`jsonpath={.metadata.generation}{range .status.conditions[?(@.type==%q)]} {.status} {.reason}: {.message}{end}`, condition)
 		r := s.Exec("skiff", "kubectl", "-n", s.ns, "get", "helmchart", name, "-o", path)
 		_, said, _ := strings.Cut(r.Stdout, " ")
-		if r.Code != 0 || !strings.HasPrefix(said, status) || !strings.Contains(said, words) {
+		if r.Code != 0 || !strings.HasPrefix(said, "True ") || !strings.Contains(said, words) {
 			return fmt.Errorf("%s", r)
 		}
 		return nil

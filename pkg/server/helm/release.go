@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"helm.sh/helm/v4/pkg/action"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
@@ -72,9 +73,9 @@ func asV1(r rel.Releaser) (*release.Release, error) {
 
 // worked returns the newest revision that was deployed, or nil.
 func worked(history []*release.Release) *release.Release {
-	for i := len(history) - 1; i >= 0; i-- {
-		if s := history[i].Info.Status; s == common.StatusDeployed || s == common.StatusSuperseded {
-			return history[i]
+	for _, r := range slices.Backward(history) {
+		if s := r.Info.Status; s == common.StatusDeployed || s == common.StatusSuperseded {
+			return r
 		}
 	}
 	return nil

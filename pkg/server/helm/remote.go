@@ -147,8 +147,8 @@ func (r *remote) fetch(ctx context.Context, s *chartSpec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(at, ociScheme) {
-		return r.fetchOCI(ctx, strings.TrimPrefix(at, ociScheme), "")
+	if ref, ok := strings.CutPrefix(at, ociScheme); ok {
+		return r.fetchOCI(ctx, ref, "")
 	}
 	return r.get(ctx, at, maxArchive)
 }
@@ -213,7 +213,7 @@ func (r *remote) get(ctx context.Context, at string, limit int64) ([]byte, error
 	if err != nil {
 		return nil, unavailable(unwrapURL(err), "%s cannot be reached", u.Redacted())
 	}
-	defer resp.Body.Close() //nolint:errcheck // It has been read.
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return nil, unavailable(nil, "%s answers %s%s", u.Redacted(), resp.Status, hintStatus(resp.StatusCode))
 	}

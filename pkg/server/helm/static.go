@@ -109,7 +109,7 @@ func watchStaticOnce(ctx context.Context, dir string, changed func()) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close() //nolint:errcheck // It only holds a descriptor.
+	defer w.Close()
 	add := func(top string) error {
 		return filepath.WalkDir(top, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || !d.IsDir() {
