@@ -220,15 +220,15 @@ func brokenFiles(t *testing.T, h *hosts.Host) {
 
 func lastLines(text string) string { return text[max(0, len(text)-2000):] }
 
-// fullDisk makes the kubelet believe that the disk is full. It removes the
-// images that nobody uses, but not those that came without a registry.
+// fullDisk makes the kubelet believe that the disk is full. It evicts all pods
+// and removes the images that nobody uses, but not those that are pinned.
 func fullDisk(t *testing.T, h *hosts.Host) {
 	have := func(name string) bool { _, ok := listImages(t, h)[name]; return ok }
 	if !have("disk.example/loose:1") || !have("disk.example/two:1") {
 		t.Fatal("the images of the scenario are not there")
 	}
 	h.Stop()
-	h.StartServer("--kubelet-arg=eviction-hard=imagefs.available<100%", "--kubelet-arg=minimum-image-ttl-duration=1s", "--kubelet-arg=eviction-pressure-transition-period=1s")
+	h.StartServer("--kubelet-arg=eviction-hard=nodefs.available<99%", "--kubelet-arg=minimum-image-ttl-duration=1s", "--kubelet-arg=eviction-pressure-transition-period=1s")
 	hosts.Eventually(t, 60*time.Second, "the end of the image that is not pinned", func() error {
 		if r := h.Exec("skiff", "image", "ls"); r.Code != 0 || strings.Contains(r.Stdout, "disk.example/loose:1") {
 			return fmt.Errorf("%s", r)
@@ -241,7 +241,4 @@ func fullDisk(t *testing.T, h *hosts.Host) {
 			t.Errorf("%s is gone or not pinned any more; pinned are %q", name, pinned)
 		}
 	}
-	h.Stop()
-	h.StartServer()
-	h.WaitReady()
 }
