@@ -20,14 +20,15 @@ import (
 
 // options are the flags.
 type options struct {
-	rounds  int
-	settle  time.Duration
-	window  time.Duration
-	pods    int
-	objects int
-	stores  string
-	policy  int
-	out     string
+	rounds   int
+	settle   time.Duration
+	window   time.Duration
+	pods     int
+	objects  int
+	services bool
+	stores   string
+	policy   int
+	out      string
 }
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 	flag.DurationVar(&o.window, "window", 60*time.Second, "how long CPU and writes are measured")
 	flag.IntVar(&o.pods, "pods", 50, "pods started one after the other")
 	flag.IntVar(&o.objects, "objects", 1000, "objects of the API load; 0 leaves it out")
+	flag.BoolVar(&o.services, "services", true, "also measure the packaged services in use")
 	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
 	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
@@ -118,6 +120,9 @@ func round(p *hosts.Program, o options, archive string, f figures) {
 	b.coldStart()
 	b.idle(o.settle, o.window)
 	b.restart()
+	if o.services {
+		b.services(o.window / 2)
+	}
 	b.sequentialPods(o.pods)
 	if o.objects > 0 {
 		b.apiLoad(o.objects)
