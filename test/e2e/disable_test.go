@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"skiff/test/hosts"
+	"skiff/test/images"
 )
 
 // everyPart is what --disable can leave out.
@@ -86,7 +87,7 @@ func TestDisable(t *testing.T) {
 		t.Errorf("skiff status without the parts: %s", r)
 	}
 
-	s.apply(replacements)
+	h.Apply(strings.ReplaceAll(replacements, "IMAGE", images.Tool))
 	s.client("client")
 	s.eventually("the user's name server to be asked", func() error {
 		out, err := s.tryIn("client", "/tool", "lookup", "anything.example.com")
