@@ -13,10 +13,11 @@ import (
 
 const staticDir = "/var/lib/skiff/server/static"
 
-// webChart is a web server, and a Job before it if a value says how long.
+// webChart is a web server and, if its values want one, a Job before it that
+// waits until there is the file /var/lib/gate/open.
 func webChart(version string) []byte {
 	return charts.Archive("web", version, map[string]string{
-		"values.yaml": "replicas: 1\nhook: 0\n",
+		"values.yaml": "replicas: 1\nhook: false\n",
 		"templates/web.yaml": strings.ReplaceAll(`apiVersion: apps/v1
 kind: Deployment
 metadata: {name: {{ .Release.Name }}, labels: {version: {{ .Chart.Version }}}}
@@ -46,7 +47,13 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       restartPolicy: Never
-      containers: [{name: c, image: "IMAGE", imagePullPolicy: Never, command: [sleep, {{ .Values.hook | quote }}]}]
+      volumes: [{name: gate, hostPath: {path: /var/lib/gate, type: DirectoryOrCreate}}]
+      containers:
+      - name: c
+        image: IMAGE
+        imagePullPolicy: Never
+        command: [sh, -c, "until [ -e /gate/open ]; do sleep 1; done"]
+        volumeMounts: [{name: gate, mountPath: /gate}]
 {{ end }}`, "IMAGE", images.Tool),
 	})
 }
@@ -99,7 +106,7 @@ func TestHelm(t *testing.T) {
 	closed.kubectl("delete", "namespace", closed.ns, "--wait=false")
 
 	// Killed while a Job of the chart runs.
-	s.apply(helmChart("slow", ", set: {hook: 4}"))
+	s.apply(helmChart("slow", ", set: {hook: 'true'}"))
 	s.eventually("the Job of the chart", func() error {
 		if pods := s.pods("batch.kubernetes.io/job-name=slow-before"); len(pods) != 1 || pods[0].Status.Phase != "Running" {
 			return fmt.Errorf("%d pods", len(pods))
@@ -108,6 +115,7 @@ func TestHelm(t *testing.T) {
 	})
 	contains(t, "the release", s.kubectl("get", "secret", "-l", "owner=helm,name=slow", "-o", "jsonpath={.items[*].metadata.labels.status}"), "pending-install")
 	h.Kill9()
+	h.WriteFile("/var/lib/gate/open", "")
 	h.Start()
 	h.WaitReady()
 	s.helmSays("slow", "Ready", "Helm says")
