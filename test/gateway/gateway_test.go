@@ -124,7 +124,7 @@ func TestSuite(t *testing.T) {
 	ip := v1.IPAddressType
 	o.UsableNetworkAddresses = []v1.GatewaySpecAddress{{Type: &ip, Value: os.Getenv(envInside)}}
 	o.UnusableNetworkAddresses = []v1.GatewaySpecAddress{{Type: &ip, Value: "192.0.2.99"}}
-	o.ConformanceProfiles = []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName, suite.GatewayTLSConformanceProfileName}
+	o.ConformanceProfiles = []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName, suite.GatewayTLSConformanceProfileName, suite.GatewayTCPConformanceProfileName}
 	o.Implementation = confv1.Implementation{
 		Organization: "skiff", Project: "skiff", URL: "https://skiff.dev", Version: "v1", Contact: []string{"https://skiff.dev"},
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -165,7 +166,6 @@ func (w *world) judgeGateway(g *gateway) {
 
 // assignAddresses gives the Gateway the addresses it asks for, or all.
 func (w *world) assignAddresses(g *gateway) {
-	ip := v1.IPAddressType
 	have := w.in.Addresses
 	if g.apart {
 		have = w.in.Apart(key(g.object))
@@ -179,17 +179,26 @@ func (w *world) assignAddresses(g *gateway) {
 			g.address.fail(string(v1.GatewayReasonAddressNotUsable), "address %s does not lead to this Gateway, which can have %q", a.Value, have)
 		default:
 			asked = true
-			g.addresses = append(g.addresses, v1.GatewayStatusAddress{Type: &ip, Value: a.Value})
+			g.addresses = append(g.addresses, statusAddress(a.Value))
 		}
 	}
 	if !asked {
 		for _, a := range have {
-			g.addresses = append(g.addresses, v1.GatewayStatusAddress{Type: &ip, Value: a})
+			g.addresses = append(g.addresses, statusAddress(a))
 		}
 	}
 	if len(g.addresses) == 0 {
 		g.address.fail(string(v1.GatewayReasonAddressNotAssigned), "the ingress has no address for it yet")
 	}
+}
+
+// statusAddress is an IP, or the name that some load balancers give.
+func statusAddress(value string) v1.GatewayStatusAddress {
+	kind := v1.IPAddressType
+	if _, err := netip.ParseAddr(value); err != nil {
+		kind = v1.HostnameAddressType
+	}
+	return v1.GatewayStatusAddress{Type: &kind, Value: value}
 }
 
 // makeSets adds the listeners of ListenerSets to their Gateways.
