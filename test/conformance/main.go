@@ -32,6 +32,7 @@ type options struct {
 	procs   int
 	timeout time.Duration
 	report  string
+	driver  string
 }
 
 func main() {
@@ -52,6 +53,7 @@ func main() {
 	flag.IntVar(&o.procs, "procs", 2*runtime.NumCPU(), "parallel workers")
 	flag.DurationVar(&o.timeout, "timeout", 4*time.Hour, "limit for all specs together")
 	flag.StringVar(&o.report, "report", "", "directory for the log and report.json (default DIR/report)")
+	flag.StringVar(&o.driver, "driver", "", "file that describes a storage driver, to run the specs \"External Storage\" with it")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("conformance", os.Stderr, func(p *hosts.Program) { run(p, o) }))
 }
@@ -163,6 +165,14 @@ func ginkgo(p hosts.T, h *hosts.Host, o options) int {
 	args = append(args, inside+"/bin/e2e.test", "--",
 		"--provider=skeleton", "--kubeconfig=/etc/skiff/skiff.yaml", "--kubectl-path="+inside+"/bin/kubectl",
 		"--allowed-not-ready-nodes=0", "--minStartupPods=0", "--dump-logs-on-failure=false", "--disable-log-dump")
+	if o.driver != "" {
+		description, err := os.ReadFile(o.driver)
+		if err != nil {
+			p.Fatalf("%v", err)
+		}
+		h.WriteFile("/etc/storage-driver.yaml", string(description))
+		args = append(args, "-storage.testdriver=/etc/storage-driver.yaml")
+	}
 	p.Logf("running the specs, log in %s", log.Name())
 	suite := h.Spawn(hosts.Command{Args: args, Stdout: log, Stderr: log})
 	select {

@@ -25,9 +25,8 @@ var tool = sync.OnceValues(func() (string, error) {
 	return images.WriteTool("../..", dir)
 })
 
-// newMachine is a Debian machine that has just been switched on, with the
-// files of an installation in /opt/vm.
-func newMachine(t *testing.T, network bool) *Machine {
+// needBase is the Debian that all machines boot, where these tests are wanted.
+func needBase(t *testing.T) Base {
 	t.Helper()
 	if os.Getenv("SKIFF_VM") == "" {
 		t.Skip("takes many minutes on a translated machine: set SKIFF_VM=1, or run make vmtest")
@@ -41,6 +40,14 @@ func newMachine(t *testing.T, network bool) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return base
+}
+
+// newMachine is a Debian machine that has just been switched on, with the
+// files of an installation in /opt/vm.
+func newMachine(t *testing.T, network bool) *Machine {
+	t.Helper()
+	base := needBase(t)
 	archive, err := tool()
 	if err != nil {
 		t.Fatal(err)

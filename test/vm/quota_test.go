@@ -2,6 +2,9 @@ package vm
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +32,33 @@ spec:
     volumeMounts: [{name: data, mountPath: /data}]
 `
 
+// The unit tests of pkg/agent/storage, on a kernel that has project quotas for
+// ext4 and xfs: those of containers and of CI often have not.
+func TestQuotaUnit(t *testing.T) {
+	base, dir := needBase(t), t.TempDir()
+	program, xfs := filepath.Join(dir, "storage.test"), filepath.Join(dir, "xfs.image")
+	build := exec.Command("go", "test", "-c", "-o", program, "./pkg/agent/storage")
+	build.Dir, build.Stderr = "../..", os.Stderr
+	if err := build.Run(); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"storage.test": program}
+	if err := command("mkfs.xfs", "-q", "-f", "-d", "file,size=320m,name="+xfs); err != nil {
+		t.Logf("not tried with xfs; install the Debian package xfsprogs: %v", err)
+	} else {
+		files["xfs.image"] = xfs
+	}
+	m := New(t, Options{Base: base, Files: files})
+	m.Boot()
+	out := m.Run("cd /tmp && SKIFF_TEST_IMAGES=/opt/vm /opt/vm/storage.test -test.v -test.run Quota")
+	t.Log(out)
+	for kind, want := range map[string]bool{"ext4": true, "xfs": files["xfs.image"] != ""} {
+		if want && !strings.Contains(out, "--- PASS: TestQuota/"+kind+" ") {
+			t.Errorf("the quota of %s was not tried", kind)
+		}
+	}
+}
+
 // Volumes of StorageClass local-path on a file system with project quotas,
 // which the kernels of containers and CI often lack: full is full for the pod,
 // and not for the node, also after the power was cut.
@@ -42,7 +72,8 @@ func TestVolumeQuota(t *testing.T) {
 		mount /var/lib/skiff/storage
 		sync`)
 	install(m)
-	m.apply(limited)
+	// A translated machine that has just booted may be too busy to answer.
+	m.Eventually(5*time.Minute, "the objects", "skiff kubectl apply -f - <<'EOF'"+limited+"EOF")
 	m.kubectl("wait --for=condition=Ready --timeout=300s pod/writer")
 	if got := m.kubectl("get events --field-selector reason=CapacityNotEnforced"); got != "" {
 		t.Errorf("capacity is not enforced: %s", got)
