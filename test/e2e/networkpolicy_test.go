@@ -99,12 +99,14 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: n8080}]}
 	egressPolicies(s, web)
 
 	g.finish()
+	h.Run(nft, "delete", "table", "inet", "skiff-netpol") // as a firewall does that is loaded again
+	check()
 
 	h.Stop()
 	h.StartServer("--disable", "network-policy")
 	h.WaitReady()
 	s.reaches("stranger", all, all...)
-	if tables := h.Run("/var/lib/skiff/bin/nft", "list", "tables"); strings.Contains(tables, "skiff-netpol") {
+	if tables := h.Run(nft, "list", "tables"); strings.Contains(tables, "skiff-netpol") {
 		t.Errorf("disabled, but there is a table:\n%s", tables)
 	}
 	h.Stop()
@@ -112,8 +114,19 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: n8080}]}
 	h.WaitReady()
 	s.reaches("stranger", all)
 	s.kubectl("delete", "networkpolicy", "--all")
+	g.kubectl("delete", "networkpolicy", "--all")
 	s.reaches("stranger", all, all...)
+	s.eventually("nothing to be left of the policies", func() error {
+		table := h.Run(nft, "list", "table", "inet", "skiff-netpol")
+		if n := strings.Count(table, "\tchain "); n != 3 || strings.Contains(table, "elements") {
+			return fmt.Errorf("there are %d chains:\n%s", n, table)
+		}
+		return nil
+	})
 }
+
+// nft is as the payload of skiff carries it.
+const nft = "/var/lib/skiff/bin/nft"
 
 // egressPolicies shuts the friend in, but for some addresses.
 func egressPolicies(s *space, web string) {

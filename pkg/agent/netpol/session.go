@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"skiff/internal/backoff"
+	"skiff/pkg/agent/netpol/kernel"
 	"skiff/pkg/agent/netpol/plan"
 )
 
@@ -22,6 +23,7 @@ type session struct {
 	synced  bool   // the cluster is known, the table is being kept
 	wanted  uint64 // generation of what planner knows
 	done    uint64 // generation that the kernel has
+	suspect bool   // the table may be gone from the kernel
 	wake    chan struct{}
 }
 
@@ -43,6 +45,11 @@ func (e *Enforcer) runSession(ctx context.Context, client kubernetes.Interface) 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer stop()
+	guard, err := kernel.NewGuard()
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { e.guard(ctx, s, guard) })
 	feeds := e.feeds(s, client)
 	for _, f := range feeds {
 		wg.Go(func() { f.run(ctx) })
@@ -137,8 +144,43 @@ func (e *Enforcer) keep(ctx context.Context, s *session) {
 	}
 }
 
+// guard has the table looked for whenever it was deleted.
+func (e *Enforcer) guard(ctx context.Context, s *session, g *kernel.Guard) {
+	err := g.Run(ctx, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		s.suspect = true
+		s.touch()
+	})
+	if err != nil {
+		e.Logger.Error("if something deletes the table of network policies, it is not made again", "error", err)
+	}
+}
+
+// lost reports whether the table has to be made again.
+func (e *Enforcer) lost(ctx context.Context, s *session) (bool, error) {
+	e.mu.Lock()
+	suspect := s.suspect
+	s.suspect = false
+	e.mu.Unlock()
+	if !suspect {
+		return false, nil
+	}
+	there, err := e.table.Exists(ctx)
+	if err == nil && !there {
+		e.Logger.Warn("something has deleted the nftables table of network policies; it is made again", "table", kernel.TableName)
+	}
+	return !there, err
+}
+
 // program does one transaction.
 func (e *Enforcer) program(ctx context.Context, s *session, all bool) error {
+	if !all {
+		var err error
+		if all, err = e.lost(ctx, s); err != nil {
+			return err
+		}
+	}
 	e.mu.Lock()
 	generation := s.wanted
 	var c plan.Changes

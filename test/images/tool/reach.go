@@ -17,7 +17,7 @@ import (
 func reach(ctx context.Context, list string) error {
 	addrs := strings.Split(list, ",")
 	answers := make([]string, len(addrs))
-	dialer := net.Dialer{Timeout: time.Second}
+	dialer := net.Dialer{Timeout: 600 * time.Millisecond}
 	var wg sync.WaitGroup
 	for i, addr := range addrs {
 		wg.Go(func() {

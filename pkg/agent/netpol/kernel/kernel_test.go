@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -283,5 +284,58 @@ func TestPackets(t *testing.T) {
 	}
 	if out, err := exec.Command("nft", "list", "tables").CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("left: %s %v", out, err)
+	}
+}
+
+// TestGuard deletes the table as a firewall's reload does.
+func TestGuard(t *testing.T) {
+	needNFT(t)
+	enter(t)
+	guard, err := NewGuard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	deleted, ended := make(chan struct{}, 16), make(chan error, 1)
+	go func() { ended <- guard.Run(ctx, func() { deleted <- struct{}{} }) }()
+	var table Table
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("nft", args...).CombinedOutput(); err != nil {
+			t.Fatalf("nft %v: %v %s", args, err, out)
+		}
+	}
+	exists := func(want bool) {
+		t.Helper()
+		if got, err := table.Exists(t.Context()); err != nil || got != want {
+			t.Errorf("the table exists: %t, %v; want %t", got, err, want)
+		}
+	}
+	exists(false)
+	p := plan.New(plan.Base{IPv4: true, Bridge: "cni0"})
+	if err := table.Apply(t.Context(), p.All()); err != nil {
+		t.Fatal(err)
+	}
+	exists(true)
+	for range len(deleted) {
+		<-deleted
+	}
+	run("add", "table", "inet", "other")
+	run("delete", "table", "inet", "other")
+	select {
+	case <-deleted:
+		t.Error("another table was taken for ours")
+	case <-time.After(50 * time.Millisecond):
+	}
+	run("flush", "ruleset")
+	select {
+	case <-deleted:
+	case <-time.After(5 * time.Second):
+		t.Error("it was not noticed that the table is gone")
+	}
+	exists(false)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
