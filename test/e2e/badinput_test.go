@@ -28,6 +28,7 @@ func TestBadInput(t *testing.T) {
 		"unknown flag":       {[]string{"skiff", "server", "--data-dri=/x"}, []string{"data-dri", "data-dir"}},
 		"bad value":          {[]string{"skiff", "server", "--cluster-cidr=10.42.0.0/40"}, []string{"cluster-cidr", "10.42.0.0/40"}},
 		"unknown database":   {[]string{"skiff", "server", "--datastore-endpoint=oracle://x"}, []string{"datastore-endpoint", "oracle"}},
+		"unknown part":       {[]string{"skiff", "server", "--disable=metric-servers"}, []string{"metric-servers", "did you mean metrics-server"}},
 		"not root":           {[]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "skiff", "server"}, []string{"root"}},
 		"full disk":          {[]string{"skiff", "server", "--data-dir=/var/lib/full"}, []string{"/var/lib/full", "no room"}},
 		"read-only data dir": {[]string{"skiff", "server", "--data-dir=/var/lib/readonly"}, []string{"/var/lib/readonly", "read-only"}},

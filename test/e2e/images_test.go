@@ -207,8 +207,15 @@ func brokenFiles(t *testing.T, h *hosts.Host) {
 	h.WriteFile(kubelet, head+"maxPods: 55\nevictionHard: {memory.available: 60Mi}\n")
 	h.WriteFile(containerd, "version = 3\n[plugins.\n")
 	h.WriteFile(registriesFile, "mirrors: [\n")
-	h.Start()
+	h.StartServer("--disable=runtimes", "--disable=traefik")
 	h.WaitReady()
+	contains(t, "the log", h.Log(), "--disable traefik: skiff has no traefik; its own part of that kind, ingress, is left out")
+	hosts.Eventually(t, patience, "the end of the RuntimeClasses", func() error {
+		if left := h.Kubectl("get", "runtimeclass", "-o", "name"); left != "" {
+			return errors.New(left)
+		}
+		return nil
+	})
 	if err := errors.Join(statusHas(h, "mine.toml", "line 2"), statusHas(h, "registries.yaml")); err != nil {
 		t.Error(err)
 	}
@@ -231,6 +238,12 @@ func fullDisk(t *testing.T, h *hosts.Host) {
 	h.StartServer("--kubelet-arg=eviction-hard=nodefs.available<99%", "--kubelet-arg=minimum-image-ttl-duration=1s", "--kubelet-arg=eviction-pressure-transition-period=1s")
 	hosts.Eventually(t, 60*time.Second, "the end of the image that is not pinned", func() error {
 		if r := h.Exec("skiff", "image", "ls"); r.Code != 0 || strings.Contains(r.Stdout, "disk.example/loose:1") {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
+	hosts.Eventually(t, patience, "the RuntimeClass, now that it is not disabled", func() error {
+		if r := h.Exec("skiff", "kubectl", "get", "runtimeclass", "youki"); r.Code != 0 {
 			return fmt.Errorf("%s", r)
 		}
 		return nil

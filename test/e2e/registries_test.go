@@ -86,14 +86,14 @@ func serveIn(t *testing.T, h *hosts.Host, address string, handler http.Handler, 
 // certificates, and changes all that while containerd runs.
 func registries(t *testing.T, h *hosts.Host) {
 	s := newSpace(t, h, "pulls")
-	layout := shop(t, "x/team/web:1", "x/team/web:2", "x/team/api:1", "x/team/tls:1", "x/team/token:1", "x/team/any:1")
+	layout := shop(t, "x/team/web:1", "x/team/web:2", "x/team/api:1", "x/team/token:1", "x/team/any:1")
 	// A mirror that has everything below another name, for those it knows.
 	mirror := &images.Guard{Registry: layout.Registry(), User: "shop", Password: "p:w d", Prefix: "cache/hub/"}
 	serveIn(t, h, "127.0.0.1:5001", mirror, false)
 	// One with tokens, one with a certificate of its own, one for all the rest.
 	tokens := &images.Guard{Registry: layout.Registry(), User: "shop", Password: "other", Realm: "http://127.0.0.1:5002/token"}
 	serveIn(t, h, "127.0.0.1:5002", tokens, false)
-	secure := serveIn(t, h, "127.0.0.1:5003", &images.Guard{Registry: layout.Registry(), User: "shop", Password: "third"}, true)
+	secure := serveIn(t, h, "127.0.0.1:5003", &images.Guard{Registry: shop(t, "x/team/tls:1").Registry(), User: "shop", Password: "third"}, true)
 	rest := &images.Guard{Registry: layout.Registry()}
 	serveIn(t, h, "127.0.0.1:5004", rest, false)
 	h.WriteFile("/etc/skiff/ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})))

@@ -83,7 +83,7 @@ func hostDir(name string) string {
 // hosts renders the hosts.toml of one registry: its mirrors in their order,
 // and what is at the top, the registry itself, asked when none has the image.
 func (r *registries) hosts(name string) ([]byte, error) {
-	m := r.Mirrors[name]
+	m := r.mirror(name)
 	prefix, err := m.prefix()
 	if err != nil {
 		return nil, err
@@ -123,6 +123,22 @@ func (r *registries) hosts(name string) ([]byte, error) {
 		text = append(append(text, '\n'), part...)
 	}
 	return text, nil
+}
+
+// mirror is what is said about a registry's mirrors: those of all registries,
+// too, where it has credentials or a certificate only. A mirror has no mirrors.
+func (r *registries) mirror(name string) mirror {
+	if m, ok := r.Mirrors[name]; ok {
+		return m
+	}
+	for _, m := range r.Mirrors {
+		for _, e := range m.Endpoints {
+			if u, err := endpointURL(e); err == nil && u.Host == name {
+				return mirror{}
+			}
+		}
+	}
+	return r.Mirrors[anyRegistry]
 }
 
 // endpoint renders a mirror. The tables have their full names: the order of

@@ -81,6 +81,15 @@ skip_verify = true
 			},
 		},
 		{
+			name: "mirrors of all also for a registry with credentials",
+			text: "mirrors:\n  \"*\": {endpoint: [\"http://m.example\"]}\nconfigs:\n  r.example: {auth: {auth: dTpw}}\n  m.example: {auth: {auth: dTpw}}\n",
+			want: map[string]string{
+				"_default/hosts.toml":  "\n[host.\"http://m.example\"]\ncapabilities = ['pull', 'resolve']\n[host.\"http://m.example\".header]\nAuthorization = 'Basic dTpw'\n",
+				"m.example/hosts.toml": "server = 'https://m.example'\n\n[header]\nAuthorization = 'Basic dTpw'\n",
+				"r.example/hosts.toml": "server = 'https://r.example'\n\n[header]\nAuthorization = 'Basic dTpw'\n\n[host.\"http://m.example\"]\ncapabilities = ['pull', 'resolve']\n[host.\"http://m.example\".header]\nAuthorization = 'Basic dTpw'\n",
+			},
+		},
+		{
 			name: "only mirrors", noDefault: true,
 			text: "mirrors:\n  \"*\": {endpoint: [\"http://m.example\"]}\n  r.example: {endpoint: [\"http://m.example\"]}\n  without.example: {}\n",
 			want: map[string]string{

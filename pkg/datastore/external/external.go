@@ -203,12 +203,12 @@ func dialer() *net.Dialer {
 }
 
 // connectAdvice is for errors of the network, which are the same for all.
-func connectAdvice(err error) (problem, bool) {
+func connectAdvice(err error) problem {
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		// A name may also be unknown because this machine's network is not up.
-		return problem{advice: fmt.Sprintf("the host name %s is not known", e.Name), fatal: e.IsNotFound}, true
+		return problem{advice: fmt.Sprintf("the host name %s is not known", e.Name), fatal: e.IsNotFound}
 	}
-	return problem{}, false
+	return problem{}
 }
 
 // scrub replaces a password in an error's text. The error stays what it was.

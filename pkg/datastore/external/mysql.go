@@ -95,10 +95,7 @@ func (m *mariadb) explain(err error) problem {
 		}
 		return problem{fatal: true}
 	}
-	if known, ok := connectAdvice(err); ok {
-		return known
-	}
-	return problem{}
+	return connectAdvice(err)
 }
 
 func (m *mariadb) create(ctx context.Context) error {

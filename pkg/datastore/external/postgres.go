@@ -149,10 +149,7 @@ func (p *postgres) explain(err error) problem {
 		}
 		return problem{fatal: true}
 	}
-	if known, ok := connectAdvice(err); ok {
-		return known
-	}
-	return problem{}
+	return connectAdvice(err)
 }
 
 func (p *postgres) create(ctx context.Context) error {
