@@ -133,17 +133,33 @@ func (m *visitor) load() (stop func() []error) {
 
 // certificate is the common name of what is shown for a host name.
 func (m *visitor) certificate(host string) string {
-	m.t.Helper()
-	raw, err := m.dial(m.t.Context(), "tcp", host+":443")
+	c, err := m.shown(host)
 	if err != nil {
 		return err.Error()
+	}
+	return c.Subject.CommonName
+}
+
+// issuer is the common name of who has signed it.
+func (m *visitor) issuer(host string) string {
+	c, err := m.shown(host)
+	if err != nil {
+		return err.Error()
+	}
+	return c.Issuer.CommonName
+}
+
+func (m *visitor) shown(host string) (*x509.Certificate, error) {
+	raw, err := m.dial(m.t.Context(), "tcp", host+":443")
+	if err != nil {
+		return nil, err
 	}
 	c := tls.Client(raw, &tls.Config{ServerName: host, InsecureSkipVerify: true})
 	defer c.Close()
 	if err := c.HandshakeContext(m.t.Context()); err != nil {
-		return err.Error()
+		return nil, err
 	}
-	return c.ConnectionState().PeerCertificates[0].Subject.CommonName
+	return c.ConnectionState().PeerCertificates[0], nil
 }
 
 // setCertificate puts a new certificate for shop.test into the Secret.
