@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -38,21 +39,19 @@ func start(t *testing.T, o Options, c Config) *world {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	w := &world{Server: s, t: t}
-	var done bool
+	var once sync.Once
 	w.stop = func() {
 		cancel()
-		if done {
-			return
-		}
-		done = true
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("Run: %v", err)
+		once.Do(func() {
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			case <-time.After(o.Drain + 10*time.Second):
+				t.Error("Run does not end")
 			}
-		case <-time.After(o.Drain + 10*time.Second):
-			t.Error("Run does not end")
-		}
+		})
 	}
 	t.Cleanup(w.stop)
 	w.apply(c)
