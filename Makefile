@@ -101,6 +101,16 @@ gateway-conformance: bin/skiff ## The Gateway API's conformance suite, report in
 bench: bin/skiff ## Measure start time, memory, CPU and writes; prints JSON (root).
 	go run ./test/bench
 
+.PHONY: bench-ingress
+bench-ingress: bin/skiff build/tools/nginx ## The ingress beside Debian's nginx: requests and p99 on the same backend (root).
+	go run ./test/bench -rounds 1 -node=false -policies 0 $(BENCH)
+
+# Debian's package, unpacked and not installed: it would take port 80 of this machine.
+build/tools/nginx:
+	mkdir -p build/tools
+	if [ -x /usr/sbin/nginx ]; then ln -sf /usr/sbin/nginx $@; else \
+		cd build/tools && apt-get download nginx && dpkg-deb -x nginx_*.deb nginx-root && ln -sf nginx-root/usr/sbin/nginx nginx; fi
+
 .PHONY: bench-datastore
 bench-datastore: build/tools/etcd | $(NEEDS) ## Compare etcd, kine and our datastore; BENCH='-rounds 1' etc.
 	go build -o build/tools/datastore-serve ./test/bench/datastore/serve

@@ -28,6 +28,8 @@ type options struct {
 	services bool
 	stores   string
 	policy   int
+	ingress  time.Duration
+	node     bool
 	out      string
 }
 
@@ -42,6 +44,8 @@ func main() {
 	flag.BoolVar(&o.services, "services", true, "also measure the packaged services in use")
 	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
 	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
+	flag.DurationVar(&o.ingress, "ingress", 3*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
+	flag.BoolVar(&o.node, "node", true, "measure the node itself: idle cost, restart, services, pods, API and binary")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { run(p, o) }))
@@ -77,10 +81,12 @@ func run(p *hosts.Program, o options) {
 			policyRound(p, o.policy, f)
 		}
 	}
-	binary := hosts.Binary(p)
-	f.add("binary", "bytes", fileSize(p, binary))
-	name, packed := compressed(p, binary, dir)
-	f.add("binary "+name, "bytes", packed)
+	if o.node {
+		binary := hosts.Binary(p)
+		f.add("binary", "bytes", fileSize(p, binary))
+		name, packed := compressed(p, binary, dir)
+		f.add("binary "+name, "bytes", packed)
+	}
 	write(p, o, f)
 }
 
@@ -118,14 +124,24 @@ func round(p *hosts.Program, o options, archive string, f figures) {
 	h.WriteFile("/var/lib/skiff/agent/images/tool.tar", string(image))
 	b := &node{Host: h, p: p, f: f, prefix: "API"}
 	b.coldStart()
-	b.idle(o.settle, o.window)
-	b.restart()
-	if o.services {
-		b.services(o.window / 2)
+	if o.node {
+		b.rest(o)
 	}
-	b.sequentialPods(o.pods)
-	if o.objects > 0 {
-		b.apiLoad(o.objects)
+	if o.ingress > 0 {
+		b.ingress(o.ingress)
 	}
 	h.Stop()
+}
+
+// rest measures the node after its start.
+func (n *node) rest(o options) {
+	n.idle(o.settle, o.window)
+	n.restart()
+	if o.services {
+		n.services(o.window / 2)
+	}
+	n.sequentialPods(o.pods)
+	if o.objects > 0 {
+		n.apiLoad(o.objects)
+	}
 }
