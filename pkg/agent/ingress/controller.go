@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -167,7 +168,7 @@ func (c *controller) sync(ctx context.Context) (next time.Duration, err error) {
 		return 0, err
 	}
 	applied := c.apply(ctx, r)
-	errs := []error{publish(ctx, c.client, publication{node: c.NodeName, addrs: c.addrs, ports: c.ports})}
+	errs := []error{publish(ctx, c.client, publication{node: c.NodeName, addrs: c.addrs, ports: c.published(r)})}
 	services := c.ownServices()
 	for d, why := range refused(services) {
 		applied.refuse(d, why)
@@ -276,6 +277,20 @@ func (c *controller) apply(ctx context.Context, r round) *applied {
 
 // door is where the public finds a listener.
 func (r round) door(l edge.Listener) door { return door{r.gateway.Apart[l.Name], l.Port} }
+
+// published are the ports of all doors. A Gateway that had an address of its own
+// keeps it when it can share the node's, since clients know it.
+func (c *controller) published(r round) map[door]uint16 {
+	out := maps.Clone(c.ports)
+	for _, l := range r.gateway.Listeners {
+		if g, kept := r.gateway.Kept[l.Name]; kept {
+			if internal, ok := c.ports[r.door(l)]; ok {
+				out[door{g, l.Port}] = internal
+			}
+		}
+	}
+	return out
+}
 
 // choosePorts gives each door a port to listen on, and takes back those of doors
 // that are no more.

@@ -242,6 +242,15 @@ spec: {gatewayClassName: skiff, listeners: [{name: tcp, port: 80, protocol: TCP}
 		}
 		addresses[g.object.Name] += g.address.reason
 	}
+	// Without the older one it shares the node's address, and keeps its own.
+	s.gateways = s.gateways[1:]
+	r2 := s.translate()
+	if d := cmp.Diff(map[string]types.NamespacedName{"gateway/a/same/http": {Namespace: "a", Name: "same"}, "gateway/a/same/other": {Namespace: "a", Name: "same"}}, r2.Kept); d != "" {
+		t.Errorf("kept (-want +got):\n%s", d)
+	}
+	if n := len(r2.world.gateways[0].addresses); n != 2 {
+		t.Errorf("%d addresses, want the node's and its own", n)
+	}
 	wantAddresses := map[string]string{"old": "192.0.2.1", "same": "198.51.100.1", "host": "192.0.2.1", "tcp": "AddressNotAssigned"}
 	if d := cmp.Diff(wantAddresses, addresses); d != "" {
 		t.Errorf("addresses (-want +got):\n%s", d)

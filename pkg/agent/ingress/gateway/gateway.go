@@ -119,6 +119,9 @@ type Result struct {
 	// addresses, by the names of their listeners: they need addresses of their
 	// own, see Inputs.Apart.
 	Apart map[string]types.NamespacedName
+	// Kept are listeners on the shared addresses whose Gateways have had addresses
+	// of their own, and keep them too.
+	Kept map[string]types.NamespacedName
 	// Targets are the backends of the listeners' routes.
 	Targets catalog.Targets
 

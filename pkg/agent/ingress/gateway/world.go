@@ -109,7 +109,7 @@ func translate(o objects, in Inputs) Result {
 	w.makeSets()
 	w.resolveConflicts()
 	w.makeRoutes()
-	r := Result{Targets: w.targets, Apart: make(map[string]types.NamespacedName), world: w}
+	r := Result{Targets: w.targets, Apart: make(map[string]types.NamespacedName), Kept: make(map[string]types.NamespacedName), world: w}
 	for _, g := range w.gateways {
 		w.assignAddresses(g)
 		for _, l := range g.all {
@@ -117,8 +117,11 @@ func translate(o objects, in Inputs) Result {
 				continue
 			}
 			r.Listeners = append(r.Listeners, l.edge)
-			if g.apart {
+			switch {
+			case g.apart:
 				r.Apart[l.name] = key(g.object)
+			case len(w.ownAddresses(g)) > 0:
+				r.Kept[l.name] = key(g.object)
 			}
 		}
 	}
@@ -166,9 +169,9 @@ func (w *world) judgeGateway(g *gateway) {
 
 // assignAddresses gives the Gateway the addresses it asks for, or all.
 func (w *world) assignAddresses(g *gateway) {
-	have := w.in.Addresses
-	if g.apart {
-		have = w.in.Apart(key(g.object))
+	have := w.ownAddresses(g)
+	if !g.apart {
+		have = append(slices.Clone(w.in.Addresses), have...)
 	}
 	asked := false
 	for _, a := range g.object.Spec.Addresses {
@@ -190,6 +193,13 @@ func (w *world) assignAddresses(g *gateway) {
 	if len(g.addresses) == 0 {
 		g.address.fail(string(v1.GatewayReasonAddressNotAssigned), "the ingress has no address for it yet")
 	}
+}
+
+func (w *world) ownAddresses(g *gateway) []string {
+	if w.in.Apart == nil {
+		return nil
+	}
+	return w.in.Apart(key(g.object))
 }
 
 // statusAddress is an IP, or the name that some load balancers give.
