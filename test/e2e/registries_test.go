@@ -118,7 +118,7 @@ func registries(t *testing.T, h *hosts.Host) {
 			return nil
 		})
 	}
-	configure := func(password string) {
+	configure := func(password, third string) {
 		h.WriteFile(registriesFile, fmt.Sprintf(`
 mirrors:
   hub.example:
@@ -132,17 +132,17 @@ configs:
   "127.0.0.1:5001": {auth: {username: shop, password: %q}}
   "127.0.0.1:5002": {auth: {auth: c2hvcDpvdGhlcg==}}
   "127.0.0.1:5003":
-    auth: {username: shop, password: third}
+    auth: {username: shop, password: %q}
     tls: {ca_file: /etc/skiff/ca.pem}
-`, password))
+`, password, third))
 	}
 
 	if err := pull("hub.example/team/web:1"); err == nil {
 		t.Fatal("pulled from a registry that does not exist")
 	}
-	configure("wrong")
+	configure("wrong", "third")
 	refused("hub.example/team/web:1", "authorization failed")
-	configure("p:w d")
+	configure("p:w d", "third")
 	s.eventually("a pull through the mirror", func() error { return pull("hub.example/team/web:1") })
 	if asked := mirror.Asked(); !slices.Contains(asked, "/v2/cache/hub/team/web/manifests/1") {
 		t.Errorf("the mirror was asked for %q", asked)
@@ -175,12 +175,25 @@ spec:
 	if err := pull("hub.example/team/api:1"); err != nil {
 		t.Errorf("the last good configuration is not in force: %v", err)
 	}
-	configure("wrong again")
+	configure("wrong again", "wrong, too")
 	refused("hub.example/team/web:1", "authorization failed")
 	if r := h.Status(); strings.Contains(r.Stdout, "registries.yaml") {
 		t.Errorf("the mistake is still told: %s", r)
 	}
 	s.sameContainers("registries.yaml changed", before)
+
+	// What a pod brings itself goes before what the node has.
+	s.kubectl("create", "secret", "docker-registry", "own", "--docker-server=127.0.0.1:5003", "--docker-username=shop", "--docker-password=third")
+	s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: own, labels: {app: own}}
+spec:
+  terminationGracePeriodSeconds: 0
+  imagePullSecrets: [{name: own}]
+  containers: [{name: c, image: "127.0.0.1:5003/team/tls:1", imagePullPolicy: Always}]
+`)
+	s.ready("app=own", 1)
 	if now := containerdPID(t, h); now != runtime {
 		t.Errorf("containerd was restarted: process %d is now %d", runtime, now)
 	}
