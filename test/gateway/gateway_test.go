@@ -120,7 +120,8 @@ func TestSuite(t *testing.T) {
 	}
 	o := conformance.DefaultOptions(t)
 	o.GatewayClassName = class
-	o.CleanupBaseResources, o.CleanupTestResources = true, true
+	// The host is thrown away; what the tests leave might be in the way of others.
+	o.CleanupBaseResources, o.CleanupTestResources = false, true
 	ip := v1.IPAddressType
 	o.UsableNetworkAddresses = []v1.GatewaySpecAddress{{Type: &ip, Value: os.Getenv(envInside)}}
 	o.UnusableNetworkAddresses = []v1.GatewaySpecAddress{{Type: &ip, Value: "192.0.2.99"}}
