@@ -23,8 +23,10 @@ func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Respo
 	} else {
 		maps.Copy(h, resp.Header)
 	}
-	for _, name := range hopByHop {
-		delete(h, name)
+	if !x.simple {
+		for _, name := range hopByHop {
+			delete(h, name)
+		}
 	}
 	for name, values := range x.cors {
 		h[name] = values

@@ -36,6 +36,8 @@ type exchange struct {
 	unblock func()
 	// p is the plain connection it came by, if it is one: its memory may be used.
 	p *plain
+	// simple says that the answer was parsed here: nothing in its head is about the connection alone.
+	simple bool
 	// retained says that somebody may read the request even when it is over.
 	retained bool
 

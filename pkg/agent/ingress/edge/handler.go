@@ -140,7 +140,11 @@ func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string)
 		u := *in.URL
 		r.URL, r.Header = &u, in.Header.Clone()
 	}
-	upgrade := clean(r)
+	upgrade := ""
+	if x.p == nil {
+		// parse has let nothing in that is to be removed.
+		upgrade = clean(r)
+	}
 	x.forwarded(r)
 	var mirrors []*Mirror
 	if ended := x.filter(w, in, r, x.route.filters, &mirrors); ended {

@@ -58,7 +58,7 @@ func (h *requestHead) parse(head []byte) bool {
 				return false
 			}
 			continue
-		case "Transfer-Encoding", "Upgrade", "Expect", "Trailer", "Te", "Proxy-Connection", "Http2-Settings":
+		case "Transfer-Encoding", "Upgrade", "Expect", "Trailer", "Te", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Http2-Settings":
 			return false
 		}
 		f.add(name, value)
@@ -158,32 +158,44 @@ func (f *fields) add(name, value string) {
 	f.header[name] = f.values[n-1 : n : n]
 }
 
-// parseAnswer reads the head of an answer whose end is known by its length, if it is all in r's buffer; nil leaves r as it is, for net/http.
-func parseAnswer(r *bufio.Reader, req *http.Request, header http.Header, values []string) (*http.Response, []string) {
+// answerMemory is used again for each answer of a plain connection.
+type answerMemory struct {
+	header http.Header
+	values []string
+	resp   http.Response
+	body   sizedBody
+	outer  answerBody
+}
+
+// parseAnswer reads the head of an answer whose end is known by its length, if it is all in r's buffer and none of it is about the
+// connection alone; nil leaves r as it is, for net/http.
+func parseAnswer(r *bufio.Reader, req *http.Request, m *answerMemory) *http.Response {
+	header := m.header
 	seen, err := r.Peek(r.Buffered())
 	if err != nil {
-		return nil, values
+		return nil
 	}
 	end := bytes.Index(seen, endOfHead)
 	if end < 0 || !bytes.HasPrefix(seen, []byte("HTTP/1.1 ")) {
-		return nil, values
+		return nil
 	}
 	s := string(seen[:end+len(endOfHead)])
 	line, rest, _ := strings.Cut(s[len("HTTP/1.1 "):], "\r\n")
 	if len(line) < 4 || line[3] != ' ' {
-		return nil, values
+		return nil
 	}
 	status, err := strconv.ParseUint(line[:3], 10, 16)
 	if err != nil || status < 200 {
-		return nil, values
+		return nil
 	}
-	resp := &http.Response{Status: line, StatusCode: int(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Request: req}
-	f := fields{header: header, values: values[:0]}
+	resp := &m.resp
+	*resp = http.Response{Status: line, StatusCode: int(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: header, Request: req}
+	f := fields{header: header, values: m.values[:0]}
 	clear(header)
 	for rest != "\r\n" {
 		name, value, more, ok := f.next(rest)
 		if !ok {
-			return nil, values
+			return nil
 		}
 		rest = more
 		switch name {
@@ -193,17 +205,19 @@ func parseAnswer(r *bufio.Reader, req *http.Request, header http.Header, values 
 			case "close":
 				resp.Close = true
 			default:
-				return nil, values
+				return nil
 			}
 			continue
-		case "Transfer-Encoding", "Trailer", "Upgrade":
-			return nil, values
+		case "Keep-Alive":
+			continue
+		case "Transfer-Encoding", "Trailer", "Upgrade", "Te", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization":
+			return nil
 		}
 		f.add(name, value)
 	}
 	bodiless := req.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
 	if f.twice || !f.sized && !bodiless {
-		return nil, values
+		return nil
 	}
 	_, _ = r.Discard(len(s))
 	resp.ContentLength, resp.Body = f.length, http.NoBody
@@ -211,7 +225,9 @@ func parseAnswer(r *bufio.Reader, req *http.Request, header http.Header, values 
 		resp.ContentLength = -1
 	}
 	if !bodiless && f.length > 0 {
-		resp.Body = &sizedBody{r: r, left: f.length}
+		m.body = sizedBody{r: r, left: f.length}
+		resp.Body = &m.body
 	}
-	return resp, f.values
+	m.values = f.values
+	return resp
 }

@@ -40,6 +40,7 @@ var refused = map[string]string{
 	"expect":                 "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
 	"connection names":       "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X\r\nX: a\r\n\r\n",
 	"trailers wanted":        "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+	"hop by hop":             "GET / HTTP/1.1\r\nHost: a\r\nKeep-Alive: timeout=5\r\n\r\n",
 	"no name":                "GET / HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
 	"no colon":               "GET / HTTP/1.1\r\nHost: a\r\nfoo\r\n\r\n",
 	"many lines":             "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("X: a\r\n", 70) + "\r\n",
@@ -134,7 +135,7 @@ func TestParseAnswer(t *testing.T) {
 			r := bufio.NewReader(strings.NewReader(c.answer))
 			_, _ = r.Peek(1)
 			req := &http.Request{Method: c.method}
-			resp, _ := parseAnswer(r, req, http.Header{}, nil)
+			resp := parseAnswer(r, req, &answerMemory{header: http.Header{}})
 			if resp == nil {
 				if left, _ := io.ReadAll(r); c.simple || string(left) != c.answer {
 					t.Errorf("refused, with %q left", left)

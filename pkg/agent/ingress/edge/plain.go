@@ -46,12 +46,11 @@ type plain struct {
 	header http.Header
 	values []string
 	// Likewise for the answer of the backend.
-	back       http.Header
-	backValues []string
+	back answerMemory
 }
 
 func newPlain(one *socket, c net.Conn) *plain {
-	p := &plain{one: one, c: c, buf: make([]byte, readSize), out: bufio.NewWriterSize(c, 4096), remote: c.RemoteAddr().String(), back: http.Header{}}
+	p := &plain{one: one, c: c, buf: make([]byte, readSize), out: bufio.NewWriterSize(c, 4096), remote: c.RemoteAddr().String(), back: answerMemory{header: http.Header{}}}
 	p.peer = peerOf(p.remote)
 	p.peerText = p.peer.String()
 	p.fresh()

@@ -52,7 +52,11 @@ func (x *exchange) trySocket(e *endpoint, r *http.Request, fresh bool) (*http.Re
 		resp.Body = &duplex{u}
 		return resp, nil
 	}
-	body := &answerBody{ReadCloser: resp.Body, u: u, x: x, keep: !resp.Close, ended: resp.Body == http.NoBody}
+	body := new(answerBody)
+	if x.p != nil {
+		body = &x.p.back.outer
+	}
+	*body = answerBody{ReadCloser: resp.Body, u: u, x: x, keep: !resp.Close, ended: resp.Body == http.NoBody}
 	if sent != nil {
 		body.after = func() bool { return sent.finish(x, u) }
 	}
@@ -164,12 +168,13 @@ func (x *exchange) read(u *upstream, r *http.Request) (*http.Response, error) {
 		return nil, &staleError{err}
 	}
 	if x.p != nil {
-		resp, values := parseAnswer(u.r, r, x.p.back, x.p.backValues)
-		if x.p.backValues = values; resp != nil {
+		if resp := parseAnswer(u.r, r, &x.p.back); resp != nil {
+			x.simple = true
 			u.unlimited()
 			return resp, nil
 		}
 	}
+	x.simple = false
 	for range 10 {
 		resp, err := http.ReadResponse(u.r, r)
 		if err != nil {
