@@ -60,7 +60,7 @@ func (d *dirs) create(name string, size int64) (path, unlimited string, err erro
 	if err != nil {
 		return "", "", fmt.Errorf("open directory for volumes: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	if err := root.Mkdir(name, baseMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", "", fmt.Errorf("make directory of volume below %s: %w", d.base, err)
 	}
@@ -97,7 +97,7 @@ func (d *dirs) limit(name string, size int64) (unlimited string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("open directory for volumes: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	dir, err := openDir(root, name)
 	if err != nil {
 		return "", err
@@ -130,7 +130,7 @@ func (d *dirs) remove(ctx context.Context, name string) error {
 		// Not the same as a volume that is gone: a disk may not be mounted.
 		return fmt.Errorf("open directory for volumes: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	info, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -64,14 +64,14 @@ func unenforced(dir *os.File) (string, error) {
 	switch s.Type {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC:
 	default:
-		return filepath.Dir(dir.Name()) + " is on " + fileSystem(int64(s.Type)) + ", which has no project quotas; use a directory on ext4 or xfs that is mounted with prjquota", nil
+		return filepath.Dir(dir.Name()) + " is on " + fileSystem(s.Type) + ", which has no project quotas; use a directory on ext4 or xfs that is mounted with prjquota", nil
 	}
 	on, err := enforces(dir)
 	switch {
 	case err != nil:
 		return "", err
 	case !on:
-		return filepath.Dir(dir.Name()) + " is on " + fileSystem(int64(s.Type)) + " without project quotas; mount it with the option prjquota (see docs/storage.md)", nil
+		return filepath.Dir(dir.Name()) + " is on " + fileSystem(s.Type) + " without project quotas; mount it with the option prjquota (see docs/storage.md)", nil
 	}
 	return "", nil
 }

@@ -148,8 +148,10 @@ func TestVolumeFromClaimToRemoval(t *testing.T) {
 	b.event("CapacityNotEnforced")
 	v := b.bind("pvc-uid-data")
 	dir := filepath.Join(b.base, "pvc-uid-data_shop_data")
-	got := []any{v.Spec.Local.Path, v.Spec.AccessModes[0], string(v.Spec.PersistentVolumeReclaimPolicy), v.Spec.ClaimRef.UID, v.Finalizers, v.Spec.StorageClassName,
-		v.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values}
+	got := []any{
+		v.Spec.Local.Path, v.Spec.AccessModes[0], string(v.Spec.PersistentVolumeReclaimPolicy), v.Spec.ClaimRef.UID, v.Finalizers, v.Spec.StorageClassName,
+		v.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values,
+	}
 	want := []any{dir, corev1.ReadWriteOnce, "Delete", types.UID("uid-data"), []string{dataFinalizer}, "local-path", []string{"edge"}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the volume (-want +got):\n%s", diff)
