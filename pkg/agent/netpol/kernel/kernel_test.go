@@ -179,11 +179,16 @@ func (w *town) expect(what string, cases ...string) {
 					w.t.Error(err)
 				}
 				close(ready)
-				timeout := 3 * time.Second
+				timeout, tries := time.Second, 10
 				if refused {
-					timeout = 400 * time.Millisecond
+					timeout, tries = 400*time.Millisecond, 1
 				}
+				// A new link, and with it its IPv6 address, is up only when the kernel
+				// gets round to it: the first packets may be lost.
 				conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip, port), timeout)
+				for ; err != nil && isTimeout(err) && tries > 1; tries-- {
+					conn, err = net.DialTimeout("tcp", net.JoinHostPort(ip, port), timeout)
+				}
 				if err == nil {
 					_ = conn.Close()
 				}
