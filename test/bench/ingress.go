@@ -16,7 +16,7 @@ const (
 	// loadConns are kept open and busy, the same for both proxies.
 	loadConns = 64
 	// loadRuns alternate between the proxies, so that both see the same noise of the machine.
-	loadRuns = 5
+	loadRuns = 9
 	// backendPort and nginxPort are on the host; the ingress is on 80.
 	backendPort, nginxPort = 9900, 9901
 )
@@ -95,7 +95,7 @@ func (n *node) ingress(each time.Duration) {
 		}
 	}
 	for range loadRuns {
-		var rps, p99 = map[string]float64{}, map[string]float64{}
+		rps, p99 := map[string]float64{}, map[string]float64{}
 		for _, name := range []string{"nginx", "ingress"} {
 			if _, err := loads[name].run(each / 5); err != nil {
 				n.p.Fatalf("warm up %s: %v", name, err)

@@ -44,7 +44,7 @@ func main() {
 	flag.BoolVar(&o.services, "services", true, "also measure the packaged services in use")
 	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
 	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
-	flag.DurationVar(&o.ingress, "ingress", 3*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
+	flag.DurationVar(&o.ingress, "ingress", 2*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
 	flag.BoolVar(&o.node, "node", true, "measure the node itself: idle cost, restart, services, pods, API and binary")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()

@@ -3,14 +3,13 @@ package edge
 import (
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"strings"
 	"time"
 )
 
 // copy sends the backend's answer to the client.
-func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Response) {
+func (x *exchange) copy(w http.ResponseWriter, resp *http.Response) {
 	for _, v := range resp.Header["Connection"] {
 		for name := range strings.SplitSeq(v, ",") {
 			resp.Header.Del(strings.TrimSpace(name))
@@ -28,9 +27,7 @@ func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Respo
 			delete(h, name)
 		}
 	}
-	for name, values := range x.cors {
-		h[name] = values
-	}
+	maps.Copy(h, x.cors)
 	x.edit(h)
 	if _, ok := h["Content-Type"]; !ok {
 		// net/http would guess one.
@@ -48,9 +45,7 @@ func (x *exchange) copy(w http.ResponseWriter, r *http.Request, resp *http.Respo
 	}
 	// Trailers are known now; those that were not announced need the prefix.
 	if len(resp.Trailer) == announced {
-		for name, values := range resp.Trailer {
-			h[name] = values
-		}
+		maps.Copy(h, resp.Trailer)
 		return
 	}
 	for name, values := range resp.Trailer {
@@ -116,7 +111,7 @@ func (x *exchange) upgrade(w http.ResponseWriter, r *http.Request, resp *http.Re
 	if err := head.Write(buffered); err != nil || buffered.Flush() != nil {
 		return
 	}
-	var in net.Conn = client
+	in := client
 	if n := buffered.Reader.Buffered(); n > 0 {
 		early, _ := buffered.Reader.Peek(n)
 		in = &rewound{Conn: client, head: early}
@@ -129,4 +124,4 @@ func (x *exchange) upgrade(w http.ResponseWriter, r *http.Request, resp *http.Re
 }
 
 // abortHandler ends the request so that net/http breaks the connection, or resets the stream of HTTP/2.
-func abortHandler() { panic(http.ErrAbortHandler) }
+func abortHandler() { panic(http.ErrAbortHandler) } //nolint:forbidigo // net/http has no other way.

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -12,9 +13,7 @@ import (
 // answer ends the request here.
 func (x *exchange) answer(w http.ResponseWriter, r *http.Request, status int) {
 	x.status = status
-	for name, values := range x.cors {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), x.cors)
 	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") && status >= 400 {
 		// A gRPC client wants to be told in its own way (gRPC over HTTP/2, status mapping).
 		w.Header().Set("Content-Type", "application/grpc")
@@ -86,9 +85,7 @@ func (x *exchange) interim(resp *http.Response) {
 		return
 	}
 	h := x.w.Header()
-	for name, values := range resp.Header {
-		h[name] = values
-	}
+	maps.Copy(h, resp.Header)
 	for _, name := range hopByHop {
 		delete(h, name)
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,8 +71,8 @@ func (x *exchange) identify(r *http.Request) {
 		x.scheme = s
 	}
 	parts := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(parts) - 1; i >= 0; i-- {
-		a, err := netip.ParseAddr(strings.TrimSpace(parts[i]))
+	for _, part := range slices.Backward(parts) {
+		a, err := netip.ParseAddr(strings.TrimSpace(part))
 		if err != nil {
 			return
 		}
@@ -121,11 +122,11 @@ func (x *exchange) serve(w http.ResponseWriter, r *http.Request) {
 	if x.route.policy.any && !x.route.policy.check(w, r, x) {
 		return
 	}
-	x.forward(w, r, host)
+	x.forward(w, r)
 }
 
 // forward applies the filters and sends the request on.
-func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string) {
+func (x *exchange) forward(w http.ResponseWriter, in *http.Request) {
 	conf := &x.route.conf
 	sticky := ""
 	if conf.Session != nil {
@@ -196,7 +197,7 @@ func (x *exchange) forward(w http.ResponseWriter, in *http.Request, host string)
 		x.upgrade(w, in, resp)
 		return
 	}
-	x.copy(w, in, resp)
+	x.copy(w, resp)
 }
 
 // clean removes what is between the client and us alone. It returns the protocol to upgrade to, if any.

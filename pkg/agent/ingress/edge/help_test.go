@@ -158,10 +158,10 @@ func ask(t *testing.T, c *http.Client, method, url, body string, headers ...stri
 	return result{resp.StatusCode, string(b), resp.Header}
 }
 
-// dial connects to a listener, for what no client library would send.
-func (w *world) dial(name string) (net.Conn, *bufio.Reader) {
+// dial connects to the listener "web", for what no client library would send.
+func (w *world) dial() (net.Conn, *bufio.Reader) {
 	w.t.Helper()
-	c, err := net.Dial("tcp", w.Addr(name).String())
+	c, err := net.Dial("tcp", w.Addr("web").String())
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ var errAborted = errors.New("the answer was cut short")
 
 // readHead returns the next request's head, which stays in buf. It gives up on one that does not fit, or is HTTP/2.
 func (p *plain) readHead() ([]byte, error) {
-	seen := 0
+	seen, begun := 0, false
 	for {
 		if i := bytes.Index(p.buf[p.r+seen:p.w], endOfHead); i >= 0 {
 			return p.buf[p.r : p.r+seen+i+len(endOfHead)], nil
@@ -156,10 +156,10 @@ func (p *plain) readHead() ([]byte, error) {
 			return nil, errNotSimple
 		}
 		if p.w == 0 {
-			if err := p.waitNext(); err != nil {
-				return nil, err
-			}
-		} else {
+			p.waitNext()
+		} else if !begun {
+			// Once for the whole head, or one byte now and then would hold the connection for ever.
+			begun = true
 			p.setDeadline(headTimeout)
 		}
 		n, err := p.c.Read(p.buf[p.w:])
@@ -173,14 +173,13 @@ func (p *plain) readHead() ([]byte, error) {
 var endOfHead = []byte("\r\n\r\n")
 
 // waitNext bounds the wait for the next request, and ends it when the socket closes.
-func (p *plain) waitNext() error {
+func (p *plain) waitNext() {
 	if now := time.Now(); p.deadline.Sub(now) < keepAlive-coarse || p.deadline.Sub(now) > keepAlive {
 		p.setDeadline(keepAlive)
 	}
 	if p.one.closing.Load() {
 		p.setDeadline(lastChance)
 	}
-	return nil
 }
 
 func (p *plain) setDeadline(d time.Duration) {

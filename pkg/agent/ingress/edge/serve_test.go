@@ -24,12 +24,15 @@ func TestAnswers(t *testing.T) {
 	prefix := func(v string) *PathEdit { return &PathEdit{PathReplacePrefix, v} }
 	set := func(n, v string) *HeaderEdit { return &HeaderEdit{Set: []Header{{n, v}}} }
 	w := start(t, Options{Challenge: func(host, token string) (string, bool) { return host + " " + token, token == "known" }}, web(
-		map[string]Backend{"mirror": serving(t, mirrorOf), "none": {}, "gone": {Endpoints: []Endpoint{{netip.MustParseAddrPort("127.0.0.1:1")}}},
-			"host": func() Backend { b := serving(t, mirrorOf); b.HostRewrite = "inside"; return b }()},
+		map[string]Backend{
+			"mirror": serving(t, mirrorOf), "none": {}, "gone": {Endpoints: []Endpoint{{netip.MustParseAddrPort("127.0.0.1:1")}}},
+			"host": func() Backend { b := serving(t, mirrorOf); b.HostRewrite = "inside"; return b }(),
+		},
 		Route{Name: "plain", Matches: at("/plain"), Backends: to("mirror")},
 		Route{Name: "edit", Matches: at("/edit"), Backends: to("mirror"), Filters: []Filter{
 			{RequestHeaders: &HeaderEdit{Set: []Header{{"x-a", "set"}, {"host", "edited"}}, Add: []Header{{"x-b", "more"}}, Remove: []string{"x-c"}}},
-			{ResponseHeaders: &HeaderEdit{Set: []Header{{"X-Answer", "1"}}, Remove: []string{"Content-Type"}}}}},
+			{ResponseHeaders: &HeaderEdit{Set: []Header{{"X-Answer", "1"}}, Remove: []string{"Content-Type"}}},
+		}},
 		Route{Name: "redirect", Matches: at("/old"), Filters: []Filter{{Redirect: &Redirect{Scheme: "https", Path: prefix("/new"), Status: 301}}}},
 		Route{Name: "rewrite", Matches: at("/rw"), Backends: to("mirror"), Filters: []Filter{{Rewrite: &Rewrite{Hostname: "other", Path: prefix("/")}}}},
 		Route{Name: "share filter", Matches: at("/share"), Backends: []WeightedBackend{{Backend: "mirror", Weight: 1, Filters: []Filter{{RequestHeaders: set("X-Share", "1")}}}}},
@@ -57,8 +60,11 @@ func TestAnswers(t *testing.T) {
 		headers                  []string
 		want                     want
 	}{
-		{"forwarded", "GET", "/plain?a=b%20c", "", []string{"Host: web.org", "X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https", "X-Real-Ip: 9.9.9.9"},
-			want{200, []string{"GET web.org /plain?a=b%20c\n", "X-Forwarded-For: 127.0.0.1\r\n", "X-Forwarded-Proto: http\r\n", "X-Forwarded-Host: web.org\r\n", "X-Real-Ip: 127.0.0.1\r\n"}, nil}},
+		{
+			"forwarded", "GET", "/plain?a=b%20c", "",
+			[]string{"Host: web.org", "X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https", "X-Real-Ip: 9.9.9.9"},
+			want{200, []string{"GET web.org /plain?a=b%20c\n", "X-Forwarded-For: 127.0.0.1\r\n", "X-Forwarded-Proto: http\r\n", "X-Forwarded-Host: web.org\r\n", "X-Real-Ip: 127.0.0.1\r\n"}, nil},
+		},
 		{"body", "POST", "/plain", "hello", nil, want{200, []string{"\nhello\n"}, nil}},
 		{"large body", "POST", "/plain", strings.Repeat("x", 300<<10), nil, want{200, []string{strings.Repeat("x", 300<<10)}, nil}},
 		{"not found", "GET", "/", "", nil, want{404, []string{"404 Not Found"}, nil}},
@@ -87,7 +93,8 @@ func TestAnswers(t *testing.T) {
 		{"challenge", "GET", "/.well-known/acme-challenge/known", "", []string{"Host: web.org:80"}, want{200, []string{"web.org known"}, nil}},
 		{"challenge unknown", "GET", "/.well-known/acme-challenge/other", "", nil, want{404, nil, nil}},
 		{"preflight", "OPTIONS", "/cors", "", []string{"Origin: https://x.a.org", "Access-Control-Request-Method: PUT"}, want{204, nil, map[string]string{
-			"Access-Control-Allow-Origin": "https://x.a.org", "Access-Control-Allow-Methods": "GET, PUT", "Access-Control-Allow-Headers": "x-a", "Access-Control-Max-Age": "5"}}},
+			"Access-Control-Allow-Origin": "https://x.a.org", "Access-Control-Allow-Methods": "GET, PUT", "Access-Control-Allow-Headers": "x-a", "Access-Control-Max-Age": "5",
+		}}},
 		{"cors", "GET", "/cors", "", []string{"Origin: https://x.a.org"}, want{200, []string{"GET "}, map[string]string{"Access-Control-Allow-Origin": "https://x.a.org", "Vary": "Origin"}}},
 		{"cors of others", "GET", "/cors", "", []string{"Origin: https://x.b.org"}, want{200, nil, map[string]string{"Access-Control-Allow-Origin": ""}}},
 		{"bad host", "GET", "/plain", "", []string{"Host: a<b"}, want{400, nil, nil}},

@@ -2,13 +2,12 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"time"
-
-	"crypto/tls"
 )
 
 // dialStream connects to an endpoint of a stream route.
@@ -18,7 +17,7 @@ func dialStream(t *table, r *streamRoute, client netip.Addr) (net.Conn, error) {
 		return nil, fmt.Errorf("route %s has no backend", r.name)
 	}
 	b := t.backends[s.backend]
-	var last error = errNoEndpoint
+	last := errNoEndpoint
 	for try := range connectTries {
 		e := b.choose("", client, try)
 		if e == nil {

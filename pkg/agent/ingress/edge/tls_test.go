@@ -128,8 +128,10 @@ func TestClientCertificate(t *testing.T) {
 	ca, clients := newAuthority(t), newAuthority(t)
 	port := freePort(t)
 	lis := func(name string, optional, asks bool) Listener {
-		l := Listener{Name: name, Address: "127.0.0.1", Port: port, Protocol: HTTPS, Hostname: name, Certificates: []*tls.Certificate{ca.sign(t, name)},
-			Hosts: []VirtualHost{{Routes: []Route{{Backends: to("b")}}}}, ClientCertOptional: optional}
+		l := Listener{
+			Name: name, Address: "127.0.0.1", Port: port, Protocol: HTTPS, Hostname: name, Certificates: []*tls.Certificate{ca.sign(t, name)},
+			Hosts: []VirtualHost{{Routes: []Route{{Backends: to("b")}}}}, ClientCertOptional: optional,
+		}
 		if asks {
 			l.ClientCAs = clients.pool
 		}
@@ -142,8 +144,13 @@ func TestClientCertificate(t *testing.T) {
 		cert *tls.Certificate
 		ok   bool
 	}{
-		{"must.org", good, true}, {"must.org", bad, false}, {"must.org", nil, false},
-		{"may.org", good, true}, {"may.org", bad, true}, {"may.org", nil, true}, {"open.org", nil, true},
+		{"must.org", good, true},
+		{"must.org", bad, false},
+		{"must.org", nil, false},
+		{"may.org", good, true},
+		{"may.org", bad, true},
+		{"may.org", nil, true},
+		{"open.org", nil, true},
 	} {
 		cl := client(t, w.secure("must.org", &tls.Config{RootCAs: ca.pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			if c.cert == nil {

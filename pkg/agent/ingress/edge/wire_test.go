@@ -37,7 +37,7 @@ func TestSmuggling(t *testing.T) {
 		"length hop by hop": "POST /x HTTP/1.1\r\nHost: a\r\nConnection: close, Content-Length\r\nContent-Length: 36\r\n\r\n" + inner,
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, _ := w.dial("web")
+			c, _ := w.dial()
 			if _, err := io.WriteString(c, raw); err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +63,7 @@ func TestPipelining(t *testing.T) {
 		b, _ := io.ReadAll(r.Body)
 		_, _ = io.WriteString(w, r.URL.Path+string(b))
 	})}, Route{Backends: to("b")}))
-	c, r := w.dial("web")
+	c, r := w.dial()
 	// The third is net/http's, and what follows it is on the way already then.
 	_, _ = io.WriteString(c, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"+
 		"POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nho\r\n0\r\n\r\nGET /4 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -97,7 +97,7 @@ func TestUpgrade(t *testing.T) {
 		_, _ = io.Copy(c, rw)
 	})
 	w := start(t, Options{}, web(map[string]Backend{"b": b}, Route{Backends: to("b"), Timeouts: Timeouts{Request: 200 * time.Millisecond, Idle: 2 * time.Second}}))
-	c, r := w.dial("web")
+	c, r := w.dial()
 	_, _ = io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\nearly ")
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Sec-Websocket-Accept") != "x" || !strings.EqualFold(resp.Header.Get("Upgrade"), "websocket") {
@@ -160,12 +160,12 @@ func TestInterimAndTrailers(t *testing.T) {
 
 func TestExpectContinue(t *testing.T) {
 	w := start(t, Options{}, web(map[string]Backend{"b": serving(t, mirrorOf)}, Route{Backends: to("b")}, Route{Matches: at("/small"), Backends: to("b"), Policy: Policy{MaxBody: 1}}))
-	c, r := w.dial("web")
+	c, r := w.dial()
 	_, _ = io.WriteString(c, "PUT /small HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 413 {
 		t.Errorf("too large: %+v, %v", resp, err)
 	}
-	c, r = w.dial("web")
+	c, r = w.dial()
 	_, _ = io.WriteString(c, "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 100 {
 		t.Fatalf("before the body: %+v, %v", resp, err)
