@@ -136,8 +136,12 @@ func (e *Enforcer) watchPolicies(ctx context.Context, client kubernetes.Interfac
 // waitAllowed waits until the API answers and lets us list policies: at the
 // very first start that takes a moment.
 func (e *Enforcer) waitAllowed(ctx context.Context, client kubernetes.Interface) bool {
-	retry := backoff.Sequence{Min: 50 * time.Millisecond, Max: 2 * time.Second}
+	retry := backoff.Sequence{Min: 25 * time.Millisecond, Max: 100 * time.Millisecond}
+	begin := time.Now()
 	for {
+		if time.Since(begin) > 10*time.Second {
+			retry.Max = 2 * time.Second // It is not the first start: the API is away.
+		}
 		_, err := client.NetworkingV1().NetworkPolicies(metav1.NamespaceAll).List(ctx, metav1.ListOptions{Limit: 1})
 		if err == nil {
 			return true
