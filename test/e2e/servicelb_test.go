@@ -243,4 +243,7 @@ func ownSeries(s *space) {
 	if err != nil || !strings.Contains(series, "kubeproxy_sync_proxy_rules_duration_seconds") || strings.Contains(series, "apiserver_request_total") {
 		s.t.Errorf("kube-proxy's metrics: %v %.300s", err, series)
 	}
+	if strings.Contains(s.Log(), "starting metrics server failed") {
+		s.t.Error("kube-proxy tries to serve metrics too")
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/kubernetes/cmd/kube-proxy/app"
+	utilflag "k8s.io/kubernetes/pkg/util/flag"
 
 	"skiff/pkg/component"
 	"skiff/pkg/kube"
@@ -133,6 +134,12 @@ func (p *Proxy) options() (o *app.Options, at addresses, err error) {
 	if len(errs) > 0 {
 		return nil, at, errors.Join(errs...)
 	}
+	metrics, ok := set.Lookup("metrics-bind-address").Value.(*utilflag.IPPortVar)
+	if !ok {
+		return nil, at, errors.New("kube-proxy's flag --metrics-bind-address is not of the kind it was")
+	}
+	// The flag forgets where to write when it is set to nothing.
+	address := metrics.Val
 	sets := cliflag.NamedFlagSets{FlagSets: map[string]*pflag.FlagSet{"kube-proxy": set}}
 	if err := kube.ApplyArgs("kube-proxy-arg", sets, p.Args); err != nil {
 		return nil, at, err
@@ -143,10 +150,11 @@ func (p *Proxy) options() (o *app.Options, at addresses, err error) {
 	if err := o.Validate(); err != nil {
 		return nil, at, fmt.Errorf("kube-proxy options (with --kube-proxy-arg): %w", err)
 	}
-	at = addresses{health: set.Lookup("healthz-bind-address").Value.String(), metrics: set.Lookup("metrics-bind-address").Value.String()}
-	if err := set.Set("metrics-bind-address", ""); err != nil {
-		return nil, at, fmt.Errorf("leave kube-proxy's metrics to skiff: %w", err)
+	at.health = set.Lookup("healthz-bind-address").Value.String()
+	if metrics.Val != nil {
+		at.metrics = *address
 	}
+	*address = "" // or upstream would serve them
 	return o, at, nil
 }
 
