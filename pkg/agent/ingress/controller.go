@@ -175,6 +175,7 @@ func (c *controller) sync(ctx context.Context) (next time.Duration, err error) {
 	}
 	errs = append(errs, c.tell(ctx, r, applied, addresses(services)),
 		c.gateways.WriteStatus(ctx, r.gateway, applied.listeners, applied.routes))
+	c.issuing.reach.at(addresses(services))
 	next = c.issuing.want(r.settings.acme, r.rules.Wants, c.refs.secret, c.events)
 	return next, errors.Join(append(errs, applied.again)...)
 }

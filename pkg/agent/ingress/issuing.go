@@ -32,6 +32,8 @@ const (
 	// firstPause and longestPause are between two tries for one certificate.
 	firstPause   = time.Minute
 	longestPause = 6 * time.Hour
+	// settle is how long a Secret that was written may take to be seen.
+	settle = 10 * time.Second
 )
 
 // issuing gets the certificates that Ingresses want from an ACME authority, one
@@ -41,11 +43,13 @@ type issuing struct {
 	logger  *slog.Logger
 	changed func()
 	due     chan struct{}
+	reach   *reach
 
 	mu       sync.Mutex
 	queue    []order                          // guarded by mu; what is due, first to last
+	current  types.NamespacedName             // guarded by mu; what is being got
 	settings acmeSettings                     // guarded by mu
-	failed   map[types.NamespacedName]failure // guarded by mu
+	later    map[types.NamespacedName]retryAt // guarded by mu; when to look at a Secret again
 	issuer   *acme.Issuer                     // guarded by mu; nil until the first order
 	made     acmeSettings                     // guarded by mu; what issuer was made of
 	parsed   catalog.Certificates             // guarded by mu
@@ -57,8 +61,8 @@ type order struct {
 	events record.EventRecorder
 }
 
-// failure is when to try again.
-type failure struct {
+// retryAt is when to try again.
+type retryAt struct {
 	pause time.Duration
 	until time.Time
 }
@@ -66,12 +70,15 @@ type failure struct {
 func newIssuing(client kubernetes.Interface, logger *slog.Logger, changed func()) *issuing {
 	return &issuing{
 		client: client, logger: logger, changed: changed, due: make(chan struct{}, 1),
-		failed: make(map[types.NamespacedName]failure),
+		reach: newReach(), later: make(map[types.NamespacedName]retryAt),
 	}
 }
 
 // challenge answers the authority.
 func (s *issuing) challenge(host, token string) (string, bool) {
+	if token == s.reach.token {
+		return token, true
+	}
 	s.mu.Lock()
 	issuer := s.issuer
 	s.mu.Unlock()
@@ -94,6 +101,9 @@ func (s *issuing) want(a acmeSettings, wants []rules.Want, secret func(namespace
 	}
 	s.settings, s.queue = a, nil
 	for _, w := range wants {
+		if w.Secret == s.current {
+			continue // what comes of it is looked at when it has ended
+		}
 		have := secret(w.Secret.Namespace, w.Secret.Name)
 		if have != nil && have.Labels[managedByLabel] != managedBy {
 			continue // the user has brought his own
@@ -104,7 +114,7 @@ func (s *issuing) want(a acmeSettings, wants []rules.Want, secret func(namespace
 				continue
 			}
 		}
-		if f := s.failed[w.Secret]; f.until.After(now) {
+		if f := s.later[w.Secret]; f.until.After(now) {
 			sooner(f.until)
 			continue
 		}
@@ -147,6 +157,7 @@ func (s *issuing) run(ctx context.Context) {
 			}
 			o, a := s.queue[0], s.settings
 			s.queue = s.queue[1:]
+			s.current = o.Secret
 			s.mu.Unlock()
 			s.one(ctx, o, a)
 		}
@@ -156,6 +167,9 @@ func (s *issuing) run(ctx context.Context) {
 // one gets one certificate and says how it went.
 func (s *issuing) one(ctx context.Context, o order, a acmeSettings) {
 	names := strings.Join(o.Hosts, ", ")
+	if !s.reach.wait(ctx) && ctx.Err() == nil {
+		s.logger.Warn("port 80 of this node does not answer; asking for a certificate all the same", "hosts", names, "waited", reachPatience)
+	}
 	s.logger.Info("asking for a certificate", "hosts", names, "secret", o.Secret)
 	err := s.obtain(ctx, o, a)
 	if ctx.Err() != nil {
@@ -163,18 +177,19 @@ func (s *issuing) one(ctx context.Context, o order, a acmeSettings) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.current = types.NamespacedName{}
+	defer s.changed()
 	if err == nil {
-		delete(s.failed, o.Secret)
+		s.later[o.Secret] = retryAt{until: time.Now().Add(settle)}
 		o.events.Eventf(o.Ingress, corev1.EventTypeNormal, "CertificateIssued", "got a certificate for %s, it is in Secret %s", names, o.Secret)
 		return
 	}
-	f := s.failed[o.Secret]
+	f := s.later[o.Secret]
 	f.pause = min(longestPause, max(firstPause, 2*f.pause, acme.RetryAfter(err)))
 	f.until = time.Now().Add(f.pause)
-	s.failed[o.Secret] = f
+	s.later[o.Secret] = f
 	o.events.Eventf(o.Ingress, corev1.EventTypeWarning, "CertificateFailed", "%v; trying again in %s", err, f.pause)
 	s.logger.Warn("no certificate for an Ingress", "hosts", names, "error", err, "again", f.pause)
-	s.changed()
 }
 
 func (s *issuing) obtain(ctx context.Context, o order, a acmeSettings) error {
