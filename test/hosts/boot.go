@@ -21,6 +21,8 @@ type machine struct {
 	port    string        // of the switch that eth0 is plugged into, "" without a network
 	gone    chan struct{} // closed when the init and all below it are gone
 
+	troubled bool // the kernel has rules of a trouble; guarded by the host's mu
+
 	mu     sync.Mutex
 	nextID int
 	procs  map[int]*Process

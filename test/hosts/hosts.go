@@ -10,6 +10,8 @@ package hosts
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,13 +89,15 @@ type host struct {
 	lock     *os.File
 	settings settings
 	network  *Network
-	addr     string // address of the first NIC, "" while there is none
 
 	mu      sync.Mutex
 	machine *machine // nil while the power is cut
 	// All below is guarded by mu.
-	skiff *Process
-	args  []string
+	skiff   *Process
+	args    []string
+	addrs   []netip.Addr     // of the NIC, IPv4 first; none while there is no NIC
+	mac     net.HardwareAddr // of the NIC; does not change once it is set
+	trouble trouble
 }
 
 // counter numbers the hosts and networks of one test process.
@@ -136,8 +140,24 @@ func (h *Host) For(t T) *Host { return &Host{t: t, host: h.host} }
 // Name is the host's name, which is also its node's name.
 func (h *Host) Name() string { return h.name }
 
-// Addr is the address of the host's first network interface, "" without one.
-func (h *Host) Addr() string { return h.addr }
+// Addr is the address of the host's network interface, "" without one; of IPv4,
+// if it has both.
+func (h *Host) Addr() string {
+	if addrs := h.addresses(); len(addrs) > 0 {
+		return addrs[0].String()
+	}
+	return ""
+}
+
+// Addrs are the addresses of the host's network interface, one for each family,
+// IPv4 first.
+func (h *Host) Addrs() []string { return texts(h.addresses()) }
+
+func (h *host) addresses() []netip.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.addrs
+}
 
 // Network is what the host is plugged into, nil while it has loopback only.
 func (h *Host) Network() *Network { return h.network }

@@ -2,10 +2,10 @@ package hosts
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
 	"sync"
@@ -20,25 +20,38 @@ import (
 // namespace of its own that lives exactly as long as this process wants it.
 type Network struct {
 	ns     *os.File
-	prefix string // "10.99.1."
+	number int
+	v4, v6 bool
 
 	mu   sync.Mutex
 	next int // last byte of the next host's address; guarded by mu
 }
 
-// bridge is the name of the switch inside its namespace. It holds address .1,
+// NetworkOption changes what a Network is like; the default is IPv4 only.
+type NetworkOption func(*Network)
+
+// DualStack gives the network and its hosts addresses of both IP families.
+func DualStack() NetworkOption { return func(n *Network) { n.v4, n.v6 = true, true } }
+
+// IPv6Only gives them no IPv4 addresses.
+func IPv6Only() NetworkOption { return func(n *Network) { n.v4, n.v6 = false, true } }
+
+// bridge is the name of the switch inside its namespace. It holds address 1,
 // which is the hosts' default gateway and a place to act as a client from.
 const bridge = "switch"
 
 // NewNetwork makes a network, which ends with the test.
-func NewNetwork(t T) *Network {
+func NewNetwork(t T, opts ...NetworkOption) *Network {
 	t.Helper()
 	ns, err := newNamespace()
 	if err != nil {
 		t.Fatalf("make a network: %v", err)
 	}
 	t.Cleanup(func() { _ = ns.Close() })
-	n := &Network{ns: ns, prefix: fmt.Sprintf("10.99.%d.", counter.Add(1)%250), next: 10}
+	n := &Network{ns: ns, number: int(counter.Add(1) % 250), v4: true, next: 10}
+	for _, o := range opts {
+		o(n)
+	}
 	err = withLinks(ns, func(links *netlink.Handle) error {
 		if err := up(links, "lo"); err != nil {
 			return err
@@ -46,7 +59,7 @@ func NewNetwork(t T) *Network {
 		if err := links.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}); err != nil {
 			return fmt.Errorf("add bridge: %w", err)
 		}
-		return address(links, bridge, n.Gateway())
+		return addAddresses(links, bridge, n.addresses(1))
 	})
 	if err != nil {
 		t.Fatalf("make a network: %v", err)
@@ -54,8 +67,31 @@ func NewNetwork(t T) *Network {
 	return n
 }
 
-// Gateway is the address of the network itself.
-func (n *Network) Gateway() string { return n.prefix + "1" }
+// Gateway is the address of the network itself; of IPv4, if it has both.
+func (n *Network) Gateway() string { return n.addresses(1)[0].String() }
+
+// Gateways are the network's own addresses, one for each family.
+func (n *Network) Gateways() []string { return texts(n.addresses(1)) }
+
+// addresses are those of the numbered participant, IPv4 first.
+func (n *Network) addresses(participant int) []netip.Addr {
+	var out []netip.Addr
+	if n.v4 {
+		out = append(out, netip.AddrFrom4([4]byte{10, 99, byte(n.number), byte(participant)}))
+	}
+	if n.v6 {
+		out = append(out, netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x99, 7: byte(n.number), 15: byte(participant)}))
+	}
+	return out
+}
+
+func texts(addrs []netip.Addr) []string {
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
+}
 
 // newNamespace makes a network namespace that is held by a file only.
 func newNamespace() (*os.File, error) {
@@ -77,100 +113,6 @@ func withLinks(ns *os.File, fn func(*netlink.Handle) error) error {
 	}
 	defer links.Close()
 	return fn(links)
-}
-
-func up(links *netlink.Handle, name string) error {
-	l, err := links.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", name, err)
-	}
-	return links.LinkSetUp(l)
-}
-
-func address(links *netlink.Handle, name, ip string) error {
-	l, err := links.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("find link %s: %w", name, err)
-	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(ip), Mask: net.CIDRMask(24, 32)}}
-	if err := links.AddrAdd(l, addr); err != nil {
-		return fmt.Errorf("add address %s: %w", ip, err)
-	}
-	return links.LinkSetUp(l)
-}
-
-func (m *machine) linkUp(name string) error {
-	return withLinks(m.netns, func(links *netlink.Handle) error { return up(links, name) })
-}
-
-// AddNIC plugs a running host that had loopback only into a network.
-func (h *Host) AddNIC(n *Network) {
-	h.t.Helper()
-	h.network = n
-	h.plug()
-}
-
-// plug connects eth0 of the host with the switch and gives it an address and
-// the default route.
-func (h *Host) plug() {
-	h.t.Helper()
-	n, m := h.network, h.on()
-	n.mu.Lock()
-	if h.addr == "" {
-		n.next++
-		h.addr = fmt.Sprint(n.prefix, n.next)
-	}
-	n.mu.Unlock()
-	m.port = fmt.Sprintf("port%d", counter.Add(1))
-	err := withLinks(n.ns, func(links *netlink.Handle) error {
-		l, err := links.LinkByName(bridge)
-		if err != nil {
-			return err
-		}
-		veth := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: m.port, MasterIndex: l.Attrs().Index},
-			PeerName:  "eth0", PeerNamespace: netlink.NsFd(m.netns.Fd()), PeerHardwareAddr: hardware(h.addr),
-		}
-		if err := links.LinkAdd(veth); err != nil {
-			return fmt.Errorf("add veth pair: %w", err)
-		}
-		return up(links, m.port)
-	})
-	if err == nil {
-		err = withLinks(m.netns, func(links *netlink.Handle) error {
-			if err := address(links, "eth0", h.addr); err != nil {
-				return err
-			}
-			return links.RouteAdd(&netlink.Route{Gw: net.ParseIP(n.Gateway())})
-		})
-	}
-	if err != nil {
-		h.t.Fatalf("plug host %s in: %v", h.name, err)
-	}
-}
-
-// hardware makes the address of a network card from the host's IP address: it
-// is the same after a power cut, so that neighbours need not learn another.
-func hardware(ip string) net.HardwareAddr {
-	return append(net.HardwareAddr{0x02, 0}, net.ParseIP(ip).To4()...)
-}
-
-// unplug takes a dead host off the network. The kernel would do it, too, but
-// together with the host's namespace: some time later, or never while a socket
-// or a thread of this process is inside. Until then a dead host would answer
-// for the address of the one that was booted in its place.
-func (n *Network) unplug(port string) error {
-	return withLinks(n.ns, func(links *netlink.Handle) error {
-		l, err := links.LinkByName(port)
-		if err == nil {
-			err = links.LinkDel(l)
-		}
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) || errors.Is(err, unix.ENODEV) {
-			return nil // The namespace was quicker.
-		}
-		return err
-	})
 }
 
 // DialContext connects to an address as seen from the host. The address must be an IP
