@@ -48,7 +48,7 @@ func (c *Config) Complete(role Role, f Facts) (Completed, error) {
 }
 
 func (d *completed) completePaths(f Facts) {
-	for _, p := range []*string{&d.DataDir, &d.Log.File, &d.Node.ResolvConf, &d.Node.PrivateRegistry, &d.Node.StoragePath, &d.Server.WriteKubeconfig, &d.Server.SnapshotDir} {
+	for _, p := range []*string{&d.DataDir, &d.Log.File, &d.Join.TokenFile, &d.Join.AgentTokenFile, &d.Node.ResolvConf, &d.Node.PrivateRegistry, &d.Node.StoragePath, &d.Server.WriteKubeconfig, &d.Server.SnapshotDir} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(f.WorkingDir, *p)
 		}

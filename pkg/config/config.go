@@ -27,6 +27,7 @@ type Config struct {
 	File    string // the configuration file that was asked for; "" means the default one
 	DataDir string
 	Log     Log
+	Join    Join
 	Node    Node
 	Cluster Cluster
 	Server  Server
@@ -39,6 +40,14 @@ type Config struct {
 type Log struct {
 	Debug bool
 	File  string // also append to this file; empty means standard error only
+}
+
+// Join holds the secrets by which machines join, each as text or as the name of
+// the file it is in; token.Read reads them.
+type Join struct {
+	Token, TokenFile string
+	// AgentToken lets agents join only. Servers have it.
+	AgentToken, AgentTokenFile string
 }
 
 // Node configures the part of skiff that runs pods. Servers have one too,

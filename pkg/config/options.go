@@ -22,7 +22,8 @@ type Option struct {
 	Roles       Role
 	EnvOnly     bool // neither a flag nor a file key; for tests and rare cases
 	FlagOnly    bool // not a file key: it says where the file is
-	Secret      bool // may hold a password: masked when printed
+	Secret      bool // a URL that may hold a password: masked when printed
+	Hidden      bool // is a password: never printed
 	Bind        func(*Config) Value
 }
 
@@ -69,6 +70,8 @@ func Options() []Option {
 		}
 	}
 	section("General", both, generalOptions()...)
+	section("Joining", both, joinOptions()...)
+	section("Joining", RoleServer, agentTokenOptions()...)
 	section("API server address", RoleServer, listenerOptions()...)
 	section("Cluster network", RoleServer, clusterOptions()...)
 	section("Kubeconfig", RoleServer, kubeconfigOptions()...)

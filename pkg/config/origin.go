@@ -70,6 +70,9 @@ func equal(a, b []string) bool { return strings.Join(a, "\x00") == strings.Join(
 
 // masked is maskedURL for the options whose value may hold a password.
 func masked(o Option, s string) string {
+	if o.Hidden && s != "" {
+		return "[redacted]"
+	}
 	if !o.Secret {
 		return s
 	}
