@@ -11,7 +11,7 @@ var layers = []struct {
 	{"ground", 0, []string{"pkg/paths", "pkg/log", "pkg/version", "internal", "manifests"}},
 	{"parts", 1, []string{
 		"pkg/component", "pkg/process", "pkg/payload", "pkg/applet", "pkg/pki", "pkg/token", "pkg/config",
-		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify",
+		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify", "pkg/clock", "pkg/address",
 	}},
 	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore", "pkg/snapshot"}},
 	{"components", 3, []string{"pkg/server/...", "pkg/agent/..."}},

@@ -96,11 +96,18 @@ func linkAddresses(index, family int) ([]netip.Addr, error) {
 	var addrs []netip.Addr
 	for _, a := range list {
 		addr, ok := netip.AddrFromSlice(a.IP)
-		if ok && usable(addr.Unmap()) && a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+		if ok && usable(addr.Unmap()) && a.Scope == unix.RT_SCOPE_UNIVERSE && a.Flags&unix.IFA_F_TENTATIVE == 0 && !fleeting(addr.Unmap(), a.Flags) {
 			addrs = append(addrs, addr.Unmap())
 		}
 	}
 	return addrs, nil
+}
+
+// fleeting reports whether an IPv6 address is one that the host changes every
+// day for the sake of privacy, or will give up soon. For IPv4 the same bit says
+// that it is not the first of its network.
+func fleeting(a netip.Addr, flags int) bool {
+	return a.Is6() && flags&(unix.IFA_F_TEMPORARY|unix.IFA_F_DEPRECATED) != 0
 }
 
 // HostAddresses returns every address of the host that others may reach it by,

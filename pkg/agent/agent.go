@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"skiff/pkg/address"
 	"skiff/pkg/agent/dns"
 	"skiff/pkg/agent/flannel"
 	"skiff/pkg/agent/images"
@@ -44,6 +45,8 @@ type Options struct {
 	Join    *join.Client
 	Payload *payload.Payload
 	Notes   status.Notes
+	// Addresses are the node's, which may change.
+	Addresses *address.Book
 	// API is how to reach the API server in this process, for what runs on the
 	// nodes of servers only; nil on a node alone.
 	API func() *rest.Config
@@ -96,8 +99,9 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		oom = new(oomScore(paths.SelfOOMScore))
 	}
 	a.member = &join.Member{
-		Client: o.Join,
-		Node:   join.NodeInfo{Name: cfg.Node.Name, Addresses: cfg.Node.IP, Version: version.Version},
+		Client:    o.Join,
+		Node:      join.NodeInfo{Name: cfg.Node.Name, Version: version.Version},
+		Addresses: o.Addresses.Node, Moved: o.Addresses.Changed,
 		Logger: a.logger("join"),
 	}
 	a.runtime = &runtime.Runtime{
@@ -116,7 +120,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		name: cfg.Node.Name, kubeconfig: filepath.Join(layout.AgentCred(), "kubelet.kubeconfig"), start: time.Now(), logger: a.logger("node"),
 	}
 	a.kubelet = &kubelet.Kubelet{
-		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
+		Layout: layout, NodeName: cfg.Node.Name, NodeIP: fixedIP(cfg), IPv6First: cfg.Node.IP[0].Is6(), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
 		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: layout.PodResolvConf(),
 		Memory: machineMemory(paths.MemInfo), ControlPlane: cfg.Role == config.RoleServer,
 		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
@@ -127,7 +131,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	if own {
 		a.flannel = &flannel.Flannel{
-			Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
+			Layout: layout, NodeName: cfg.Node.Name, NodeIP: o.Addresses.Node, PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
 			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.agentKubeconfig(),
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}
@@ -154,7 +158,7 @@ func (a *Agent) podSideAddresses(ctx context.Context) ([]netip.Addr, error) {
 	if a.flannel != nil {
 		return a.flannel.Gateways(ctx)
 	}
-	return a.cfg.Node.IP, nil
+	return a.o.Addresses.Node(), nil
 }
 
 func (a *Agent) dnsOptions() dns.Options {
@@ -171,10 +175,10 @@ func (a *Agent) dnsOptions() dns.Options {
 	// Without a bridge of ours the node's own address must do, which others
 	// than pods can reach.
 	o.Allow = a.cfg.Cluster.PodCIDR
-	for _, ip := range a.cfg.Node.IP {
+	for _, ip := range a.o.Addresses.Node() {
 		o.Allow = append(o.Allow, netip.PrefixFrom(ip, ip.BitLen()))
 	}
-	o.Address = func(context.Context) (netip.Addr, error) { return a.cfg.Node.IP[0], nil }
+	o.Address = func(context.Context) (netip.Addr, error) { return a.o.Addresses.First() }
 	return o
 }
 
@@ -194,6 +198,9 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	resolv := g.Add(a.resolver, component.After(host), component.Restart(component.Backoff{}))
 	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, resolv, pause, r.Join, after.API, after.Controllers))
 	r.Node = g.Add(a.node, component.After(r.Join, after.API))
+	if a.cfg.ChosenIP {
+		g.Add(&announcer{book: a.o.Addresses, node: a.node, logger: a.logger("node-address")}, component.After(r.Join, after.API))
+	}
 	if a.flannel != nil {
 		// Not after the API: what was known last time is set up at once.
 		r.Flannel = g.Add(a.flannel, component.After(host), component.Restart(component.Backoff{}))

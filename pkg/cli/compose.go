@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"skiff/internal/netx"
+	"skiff/pkg/address"
 	"skiff/pkg/agent"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -37,8 +38,10 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, usage(err)
 	}
+	book := address.NewBook(cfg, gatherFacts, p.logger.With("component", "addresses"))
+	g.Add(book)
 	registries := series.Separate()
-	srv, err := server.New(cfg, server.Options{Logger: p.logger, Series: registries, Notes: p.notes, AddOns: p.notes.SetAddOns})
+	srv, err := server.New(cfg, server.Options{Logger: p.logger, Series: registries, Notes: p.notes, Addresses: book, AddOns: p.notes.SetAddOns})
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +65,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 		return nil, err
 	}
 	node, err := agent.New(cfg, agent.Options{
-		Logger: p.logger, Join: client, Payload: files, Notes: p.notes, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
+		Logger: p.logger, Join: client, Payload: files, Notes: p.notes, Addresses: book, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, err

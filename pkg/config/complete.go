@@ -36,9 +36,9 @@ func (c *Config) Complete(role Role, f Facts) (Completed, error) {
 		return Completed{}, err
 	}
 	if s := &d.Server; !s.AdvertiseAddress.IsValid() {
-		s.AdvertiseAddress = d.Node.IP[0]
+		s.AdvertiseAddress, d.ChosenAdvertise = d.Node.IP[0], true
 		if s.BindAddress.IsGlobalUnicast() {
-			s.AdvertiseAddress = s.BindAddress
+			s.AdvertiseAddress, d.ChosenAdvertise = s.BindAddress, false
 		}
 	}
 	if err := d.validate(role); err != nil {
@@ -78,6 +78,7 @@ func (d *completed) completeNodeIP(f Facts) error {
 	if len(d.Node.IP) > 0 {
 		return nil
 	}
+	d.ChosenIP = true
 	var errs []error
 	for _, pods := range d.Cluster.PodCIDR {
 		addr, err := d.chooseAddress(f, pods.Addr().Is4())

@@ -117,6 +117,10 @@ type completed struct {
 	// skiff then puts this address on the loopback interface, and it is also
 	// Node.IP[0]. See docs/adr on loopback-only hosts.
 	InternalAddress netip.Addr
+	// ChosenIP and ChosenAdvertise say that Node.IP and Server.AdvertiseAddress
+	// are skiff's choice and follow the host's addresses; see Readdress.
+	ChosenIP        bool
+	ChosenAdvertise bool
 	// KubernetesServiceIP is the first address of the service range.
 	KubernetesServiceIP netip.Addr
 	// Hostname is the host's own name, for certificates.

@@ -59,7 +59,9 @@ func newWorld(t *testing.T) *world {
 	}
 	w.join = &Server{
 		Store: w.store, Token: w.token, Cluster: func() Cluster { return cluster }, Logger: quiet,
-		Reserved: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("10.0.0.1/32")},
+		Reserved: func() []netip.Prefix {
+			return []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("10.0.0.1/32")}
+		},
 	}
 	w.mux.HandleFunc(Path, func(rw http.ResponseWriter, r *http.Request) { w.calls++; w.join.ServeHTTP(rw, r) })
 	w.mux.HandleFunc(CACertsPath, func(rw http.ResponseWriter, _ *http.Request) {

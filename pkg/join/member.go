@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -26,6 +27,11 @@ const (
 type Member struct {
 	Client *Client
 	Node   NodeInfo
+	// Addresses gives those of the node at this moment, and Moved a channel that
+	// is closed when there are others: then the node asks at once for
+	// certificates that name them. Without them they are Node's.
+	Addresses func() []netip.Addr
+	Moved     func() <-chan struct{}
 	// Changed is called after the first join and after each renewal; it may be
 	// nil. Components that read certificates from files need no call.
 	Changed func(*Bundle)
@@ -70,12 +76,17 @@ func (m *Member) Run(ctx context.Context) error {
 	defer timer.Stop()
 	pauses := backoff.Sequence{Min: retryMin, Max: retryMax}
 	var last time.Time
+	woken := channel(m.Moved)
 	for {
+		moved := channel(m.Moved)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
+		case <-woken:
+			last = time.Time{} // Ask, whatever is due.
 		}
+		woken = moved
 		now := m.Client.now().Round(0) // Without the monotonic reading: the clock may be set.
 		if !m.isDue(now, last) {
 			timer.Reset(lookEvery)
@@ -91,6 +102,13 @@ func (m *Member) Run(ctx context.Context) error {
 	}
 }
 
+func channel(f func() <-chan struct{}) <-chan struct{} {
+	if f == nil {
+		return nil
+	}
+	return f()
+}
+
 func (m *Member) isDue(now, last time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +121,11 @@ func (m *Member) isDue(now, last time.Time) bool {
 
 // attempt joins once and reports whether the server confirmed.
 func (m *Member) attempt(ctx context.Context) bool {
-	b, err := m.Client.Join(ctx, m.Node)
+	node := m.Node
+	if m.Addresses != nil {
+		node.Addresses = m.Addresses()
+	}
+	b, err := m.Client.Join(ctx, node)
 	if ctx.Err() != nil {
 		return false
 	}

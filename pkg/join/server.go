@@ -25,7 +25,7 @@ type Server struct {
 	Cluster func() Cluster
 	// Reserved are addresses that no other machine may get a serving
 	// certificate for: with one it could pose as the API server.
-	Reserved []netip.Prefix
+	Reserved func() []netip.Prefix
 	Logger   *slog.Logger
 }
 
@@ -170,7 +170,7 @@ func (s *Server) authorize(who caller, req *Request, r *http.Request) error {
 		return nil
 	}
 	for _, a := range req.Node.Addresses {
-		for _, p := range s.Reserved {
+		for _, p := range s.Reserved() {
 			if p.Contains(a.Unmap()) {
 				return refuse(http.StatusForbidden, "node address %s belongs to the server or to Services; set --node-ip to an address of the node", a)
 			}

@@ -26,6 +26,9 @@ type Renewer struct {
 	Tree  []Spec
 	// Facts is asked at each round; a new address becomes a new certificate.
 	Facts func() Facts
+	// Moved returns a channel that is closed when Facts are others; it may be
+	// nil.
+	Moved func() <-chan struct{}
 	// Kubeconfigs are rewritten when their certificate changes.
 	Kubeconfigs []KubeconfigFile
 	// Changed is called after a round that changed something; it may be nil.
@@ -90,14 +93,17 @@ func (r *Renewer) writeKubeconfigs(report *Report) error {
 func (r *Renewer) Run(ctx context.Context) error {
 	timer := time.NewTicker(lookEvery)
 	defer timer.Stop()
+	moved := r.moved()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-moved:
+			moved = r.moved() // Before Ensure asks for the facts.
 		case <-timer.C:
-		}
-		if !r.isDue(r.Store.Now().Round(0)) {
-			continue
+			if !r.isDue(r.Store.Now().Round(0)) {
+				continue
+			}
 		}
 		report, err := r.Ensure()
 		report.Log(r.Logger)
@@ -108,6 +114,13 @@ func (r *Renewer) Run(ctx context.Context) error {
 			r.Changed(report)
 		}
 	}
+}
+
+func (r *Renewer) moved() <-chan struct{} {
+	if r.Moved == nil {
+		return nil
+	}
+	return r.Moved()
 }
 
 // isDue reports whether to run a round now.

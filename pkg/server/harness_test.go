@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"skiff/pkg/address"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/kube"
@@ -104,7 +105,7 @@ func startServer(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	m := &testModule{ready: make(chan error, 1)}
-	s, err := New(cfg, Options{Logger: logger, Series: series.Separate(), Notes: &status.NoteBook{}, Modules: []Module{m}})
+	s, err := New(cfg, Options{Logger: logger, Series: series.Separate(), Notes: &status.NoteBook{}, Addresses: address.Fixed(cfg), Modules: []Module{m}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	"skiff/pkg/address"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
 	"skiff/pkg/pki"
@@ -17,14 +18,15 @@ import (
 // those that join.
 type identity struct {
 	cfg     config.Completed
+	book    *address.Book
 	store   *pki.Store
 	renewer *pki.Renewer
 	join    *join.Server
 	logger  *slog.Logger
 }
 
-func newIdentity(cfg config.Completed, logger *slog.Logger) (*identity, error) {
-	i := &identity{cfg: cfg, logger: logger}
+func newIdentity(cfg config.Completed, book *address.Book, logger *slog.Logger) (*identity, error) {
+	i := &identity{cfg: cfg, book: book, logger: logger}
 	i.store = pki.NewStore(cfg.Paths.ServerTLS(), nil, logger)
 	if cfg.Server.LeafLifetime > 0 {
 		i.store.Lifetime = cfg.Server.LeafLifetime
@@ -37,8 +39,8 @@ func newIdentity(cfg config.Completed, logger *slog.Logger) (*identity, error) {
 		}
 		admin.Mode = fs.FileMode(mode)
 	}
-	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
-	i.join = &join.Server{Store: i.store, Cluster: i.cluster, Reserved: i.reserved(), Logger: logger}
+	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Moved: book.Changed, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
+	i.join = &join.Server{Store: i.store, Cluster: i.cluster, Reserved: i.reserved, Logger: logger}
 	return i, nil
 }
 
@@ -67,7 +69,7 @@ func (i *identity) facts() pki.Facts {
 	f := pki.Facts{
 		NodeName:   c.Node.Name,
 		Hostname:   c.Hostname,
-		Addresses:  append([]netip.Addr{c.Server.AdvertiseAddress}, c.Node.IP...),
+		Addresses:  append([]netip.Addr{i.book.Advertised()}, i.book.Node()...),
 		ServiceIPs: []netip.Addr{c.KubernetesServiceIP},
 		Domain:     c.Cluster.Domain,
 		Extra:      c.Server.TLSSAN,
@@ -89,14 +91,14 @@ func (i *identity) cluster() join.Cluster {
 		DNS:            c.DNS,
 		Domain:         c.Domain,
 		FlannelBackend: c.FlannelBackend,
-		Servers:        []string{netip.AddrPortFrom(i.cfg.Server.AdvertiseAddress, uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
+		Servers:        []string{netip.AddrPortFrom(i.book.Advertised(), uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
 	}
 }
 
 // reserved are addresses that no other machine may get a certificate for.
 func (i *identity) reserved() []netip.Prefix {
 	list := append([]netip.Prefix{}, i.cfg.Cluster.ServiceCIDR...)
-	for _, a := range append([]netip.Addr{i.cfg.Server.AdvertiseAddress}, i.cfg.Node.IP...) {
+	for _, a := range append([]netip.Addr{i.book.Advertised()}, i.book.Node()...) {
 		list = append(list, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return list

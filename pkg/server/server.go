@@ -21,6 +21,7 @@ import (
 	"k8s.io/component-base/metrics/prometheus/slis"
 
 	"skiff/manifests"
+	"skiff/pkg/address"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/datastore"
@@ -45,6 +46,8 @@ type Options struct {
 	Series *series.Registries
 	// Notes takes lines for `skiff status`.
 	Notes status.Notes
+	// Addresses are those of this machine, which may change.
+	Addresses *address.Book
 	// AddOns is told where all manifests stand; it may be nil.
 	AddOns func([]status.AddOn)
 	// Modules are optional parts, in the order they are installed.
@@ -95,7 +98,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 		return nil, errors.New("invalid --kube-cloud-controller-manager-arg: skiff's node controller has no flags")
 	}
 	s := &Server{cfg: cfg, o: o, bundled: []fs.FS{manifests.FS}}
-	s.identity, err = newIdentity(cfg, o.Logger.With("component", "certificates"))
+	s.identity, err = newIdentity(cfg, o.Addresses, o.Logger.With("component", "certificates"))
 	if err != nil {
 		return nil, err
 	}
@@ -190,13 +193,15 @@ func (s *Server) openAPI() error {
 		events = s.events.Endpoint()
 	}
 	s.api = apiserver.New(apiserver.Options{
-		Config:    s.cfg,
-		Datastore: s.datastore.Endpoint(),
-		Events:    events,
-		Listener:  l,
-		Publish:   s.front.SetAPI,
-		Extend:    s.extend,
-		Logger:    s.o.Logger.With("component", "kube-apiserver"),
+		Config:     s.cfg,
+		Datastore:  s.datastore.Endpoint(),
+		Events:     events,
+		Listener:   l,
+		Advertised: s.o.Addresses.Advertised,
+		Moved:      s.o.Addresses.Changed,
+		Publish:    s.front.SetAPI,
+		Extend:     s.extend,
+		Logger:     s.o.Logger.With("component", "kube-apiserver"),
 	})
 	return nil
 }

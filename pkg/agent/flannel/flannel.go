@@ -33,8 +33,8 @@ const Bridge = "cni0"
 type Flannel struct {
 	Layout   paths.Layout
 	NodeName string
-	NodeIP   []netip.Addr
-	PodCIDR  []netip.Prefix // of the whole cluster, at most one per family
+	NodeIP   func() []netip.Addr // the node's addresses at this moment
+	PodCIDR  []netip.Prefix      // of the whole cluster, at most one per family
 	// ServiceCIDR is where Services' addresses are. The host itself reaches
 	// them also if it has no default route.
 	ServiceCIDR []netip.Prefix

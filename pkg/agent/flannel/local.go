@@ -140,7 +140,7 @@ func (f *Flannel) routeServices() error {
 		return fmt.Errorf("route Services: %w", err)
 	}
 	for _, s := range f.ServiceCIDR {
-		for _, ip := range f.NodeIP {
+		for _, ip := range f.NodeIP() {
 			if ip.Is4() != s.Addr().Is4() {
 				continue
 			}

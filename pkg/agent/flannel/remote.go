@@ -57,6 +57,9 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 			continue
 		}
 		waiting = false
+		if err := f.routeServices(); err != nil {
+			f.Logger.Debug("Services cannot be routed yet", "error", err)
+		}
 		if f.runBackend(ctx, client, n, ext, changes) {
 			return nil
 		}
@@ -88,6 +91,10 @@ func (f *Flannel) runBackend(ctx context.Context, client kubernetes.Interface, n
 		if now := f.external(); now == nil || !same(now, ext) {
 			log.Info("the interface to other nodes has changed")
 			return false
+		}
+		// The kernel takes the route away together with its source address.
+		if err := f.routeServices(); err != nil {
+			log.Debug("Services cannot be routed yet", "error", err)
 		}
 		if t, ok := nw.(*tunnel); ok && !t.intact() {
 			log.Warn("the tunnel's interface has been removed, making it again")
@@ -159,7 +166,7 @@ func (f *Flannel) external() *backend.ExternalInterface {
 		if ext == nil {
 			continue
 		}
-		for _, a := range f.NodeIP {
+		for _, a := range f.NodeIP() {
 			if ext.IfaceAddr.Equal(a.AsSlice()) || ext.IfaceV6Addr.Equal(a.AsSlice()) {
 				return ext
 			}

@@ -64,6 +64,9 @@ func (k *Kubelet) setFlags(f *options.KubeletFlags) error {
 		ips = append(ips, ip.String())
 	}
 	f.NodeIP = strings.Join(ips, ",")
+	if len(ips) == 0 && k.IPv6First {
+		f.NodeIP = "::" // no address, but a family
+	}
 	var errs []error
 	for _, l := range k.Labels {
 		name, value, _ := strings.Cut(l, "=")

@@ -25,11 +25,15 @@ import (
 // Kubelet is the kubelet. Its exported fields must not change once Run has
 // been called.
 type Kubelet struct {
-	Layout        paths.Layout
-	NodeName      string
-	NodeIP        []netip.Addr // at most one per family
-	Labels        []string     // "key=value", for a node that registers
-	Taints        []string     // "key=value:Effect", for a node that registers
+	Layout   paths.Layout
+	NodeName string
+	// NodeIP are the addresses the user has fixed, at most one per family.
+	// Otherwise the Node object gets them from elsewhere and may get others
+	// while the kubelet runs; IPv6First says which family pods prefer then.
+	NodeIP        []netip.Addr
+	IPv6First     bool
+	Labels        []string // "key=value", for a node that registers
+	Taints        []string // "key=value:Effect", for a node that registers
 	ClusterDNS    []netip.Addr
 	ClusterDomain string
 	ResolvConf    string // what pods' resolv.conf is made from

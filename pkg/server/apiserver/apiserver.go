@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
@@ -35,6 +37,11 @@ type Options struct {
 	Events datastore.Endpoint
 	// Listener is the API server's own, on a loopback address; Run closes it.
 	Listener net.Listener
+	// Advertised is this server's address at this moment, and Moved a channel
+	// that is closed when there is another. Without them it is the
+	// configuration's.
+	Advertised func() netip.Addr
+	Moved      func() <-chan struct{}
 	// Publish is told the handler as soon as it can be called, before
 	// everything behind it is ready, and nil when that ends. It may be nil.
 	Publish func(http.Handler)
@@ -48,7 +55,8 @@ type Options struct {
 type APIServer struct {
 	Options
 
-	built atomic.Pointer[built]
+	built    atomic.Pointer[built]
+	endpoint *endpoint // nil if others share the datastore; set by chain
 }
 
 var (
@@ -121,6 +129,11 @@ func (a *APIServer) Run(ctx context.Context) error {
 		// Whoever calls during the stop is told so instead of left waiting.
 		defer context.AfterFunc(ctx, func() { a.Publish(nil) })()
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if a.endpoint != nil && a.Moved != nil {
+		wg.Go(func() { a.endpoint.follow(ctx, a.Moved) })
+	}
 	if err := prepared.Run(ctx); err != nil {
 		return fmt.Errorf("run kube-apiserver: %w", err)
 	}
@@ -160,6 +173,9 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 		// Options.Extend adds a /metrics of this component's own series.
 		g.EnableMetrics = false
 		g.DisabledPostStartHooks.Insert(rbacrest.PostStartHookName, schedulingrest.PostStartHookName)
+	}
+	if err := a.setEndpoint(cfg); err != nil {
+		return nil, err
 	}
 	cc, err := cfg.Complete()
 	if err != nil {

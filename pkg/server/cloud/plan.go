@@ -43,6 +43,9 @@ func planFor(n *corev1.Node, own string) (plan, error) {
 			p.addresses = append(p.addresses, string(a.Type)+"="+a.Address)
 		}
 	}
+	if want == nil && !slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP }) {
+		return p, nil // The node has just registered and will say in a moment.
+	}
 	spec := make(map[string]any)
 	if n.Spec.ProviderID == "" {
 		spec["providerID"] = "skiff://" + n.Name
@@ -73,10 +76,25 @@ func planFor(n *corev1.Node, own string) (plan, error) {
 	return p, nil
 }
 
-// addresses returns the node's addresses from what its kubelet was told
-// (--node-ip), nil if it says nothing.
+// AnnotationInternalIP is what a skiff node writes its addresses to, primary
+// first, separated by commas. It writes others when the host gets others.
+const AnnotationInternalIP = "skiff.dev/internal-ip"
+
+// provided returns what the node says its addresses are: its kubelet, where
+// the user has fixed them (--node-ip), or skiff.
+func provided(n *corev1.Node) (annotation, text string, ok bool) {
+	for _, annotation := range []string{cloudapi.AnnotationAlphaProvidedIPAddr, AnnotationInternalIP} {
+		if text, ok := n.Annotations[annotation]; ok {
+			return annotation, text, true
+		}
+	}
+	return "", "", false
+}
+
+// addresses returns the node's addresses from what it says, nil if it says
+// nothing.
 func addresses(n *corev1.Node) ([]corev1.NodeAddress, error) {
-	given, ok := n.Annotations[cloudapi.AnnotationAlphaProvidedIPAddr]
+	annotation, given, ok := provided(n)
 	if !ok {
 		return nil, nil
 	}
@@ -84,7 +102,7 @@ func addresses(n *corev1.Node) ([]corev1.NodeAddress, error) {
 	for s := range strings.SplitSeq(given, ",") {
 		ip, err := netip.ParseAddr(strings.TrimSpace(s))
 		if err != nil {
-			return nil, fmt.Errorf("read annotation %s %q: %w", cloudapi.AnnotationAlphaProvidedIPAddr, given, err)
+			return nil, fmt.Errorf("read annotation %s %q: %w", annotation, given, err)
 		}
 		list = append(list, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
 	}

@@ -64,6 +64,17 @@ func TestPlanFor(t *testing.T) {
 			node: node(func(n *corev1.Node) { n.Annotations = nil; n.Status.Addresses = n.Status.Addresses[:1] }),
 		},
 		{
+			name:   "addresses that skiff gives",
+			node:   node(func(n *corev1.Node) { n.Annotations = map[string]string{AnnotationInternalIP: "192.0.2.9"} }),
+			status: `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.9"},{"type":"Hostname","address":"host1"}]}}`,
+		},
+		{
+			name: "a node that has not said its addresses is not initialised",
+			node: node(func(n *corev1.Node) {
+				n.Annotations, n.Status.Addresses, n.Spec.ProviderID, n.Spec.Taints = nil, n.Status.Addresses[2:], "", []corev1.Taint{uninitialized}
+			}),
+		},
+		{
 			name: "foreign provider ID stays",
 			node: node(func(n *corev1.Node) { n.Spec.ProviderID = "other://n1" }),
 		},
