@@ -1,0 +1,160 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestWaits asks for a peer that is about to come, and for one that is not.
+func TestWaits(t *testing.T) {
+	s := newStage(t, nil)
+	there := target(t, echo)
+	late := time.AfterFunc(700*time.Millisecond, func() { s.client("n1") })
+	defer late.Stop()
+	if err := said(s.dial("n1", there), "hello"); err != nil {
+		t.Error(err)
+	}
+	began := time.Now()
+	_, err := s.DialContext(t.Context(), "n2", there)
+	if _, ok := errors.AsType[*NotConnectedError](err); !ok {
+		t.Errorf("a peer that is not here: %v", err)
+	}
+	if took := time.Since(began); took > waitLately+time.Second {
+		t.Errorf("it took %s to say so", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := s.DialContext(ctx, "n2", there); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller that does not wait: %v", err)
+	}
+}
+
+// TestReconnects breaks the path in every way, with a stream under way, and
+// measures how long it takes from its repair to a new connection.
+func TestReconnects(t *testing.T) {
+	tests := []struct {
+		name   string
+		within time.Duration
+		harm   func(p *path, s *stage)
+	}{
+		{"cut", time.Second, func(p *path, _ *stage) { p.cut() }},
+		{"swallowed until both have noticed", 10 * time.Second, func(p *path, s *stage) {
+			p.swallow(true)
+			s.eventually("server that has noticed", func() bool { return len(s.Peers()) == 0 })
+			p.swallow(false)
+		}},
+		{"forgotten by a router", pingEvery + pingTimeout + probeTimeout, func(p *path, _ *stage) { p.forget() }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t, nil)
+			p := newPath(t, s.address())
+			c, _ := s.client("n1", p.Addr().String())
+			there := target(t, echo)
+			old := s.dial("n1", there)
+			if err := said(old, "before"); err != nil {
+				t.Fatal(err)
+			}
+			tt.harm(p, s)
+			began := time.Now()
+			if err := said(s.dial("n1", there), "after"); err != nil {
+				t.Error(err)
+			}
+			t.Logf("connected again after %s", time.Since(began).Round(time.Millisecond))
+			if took := time.Since(began); took > tt.within {
+				t.Errorf("it took %s, want %s", took, tt.within)
+			}
+			s.eventually("session", func() bool { return len(c.Connected()) == 1 })
+		})
+	}
+}
+
+// TestOldStreamsEnd checks that nobody waits for what a lost session carried.
+func TestOldStreamsEnd(t *testing.T) {
+	s := newStage(t, nil)
+	p := newPath(t, s.address())
+	s.client("n1", p.Addr().String())
+	closed := make(chan struct{})
+	c := s.dial("n1", target(t, func(c *net.TCPConn) {
+		_, _ = io.Copy(io.Discard, c)
+		close(closed)
+	}))
+	_, _ = io.WriteString(c, "x")
+	p.cut()
+	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("a lost stream ends with %v", err)
+	}
+	<-closed
+}
+
+// TestNewestIsUsed connects the same peer twice: both stay, the newer is used.
+func TestNewestIsUsed(t *testing.T) {
+	s := newStage(t, nil)
+	there := target(t, echo)
+	_, stopOld := s.client("n1")
+	s.eventually("first session", func() bool { return len(s.Peers()) == 1 })
+	old := s.dial("n1", there)
+	_, stopNew := s.client("n1")
+	s.eventually("second session", func() bool { p := s.Peers(); return len(p) == 1 && p[0].Sessions == 2 })
+	stopNew()
+	s.eventually("one session", func() bool { p := s.Peers(); return len(p) == 1 && p[0].Sessions == 1 })
+	if err := said(old, "still"); err != nil {
+		t.Errorf("the older session lost its stream: %v", err)
+	}
+	if err := said(s.dial("n1", there), "again"); err != nil {
+		t.Error(err)
+	}
+	stopOld()
+	s.eventually("no session", func() bool { return len(s.Peers()) == 0 })
+}
+
+func TestTooManySessions(t *testing.T) {
+	s := newStage(t, nil)
+	for range maxSessions + 3 {
+		s.client("n1")
+	}
+	s.eventually("session", func() bool { p := s.Peers(); return len(p) == 1 && p[0].Sessions == maxSessions })
+	for range 100 {
+		if p := s.Peers(); len(p) == 1 && p[0].Sessions > maxSessions {
+			t.Fatalf("%d sessions", p[0].Sessions)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestServerChanges moves the server to another address, and restarts it.
+func TestServerChanges(t *testing.T) {
+	first := newStage(t, nil)
+	c, _ := first.client("n1")
+	there := target(t, echo)
+	first.dial("n1", there)
+	address := first.address()
+	first.stop()
+
+	began := time.Now()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := newStage(t, l)
+	if err := said(second.dial("n1", there), "restarted"); err != nil {
+		t.Error(err)
+	}
+	t.Logf("back at a restarted server after %s", time.Since(began).Round(time.Millisecond))
+
+	third := newStage(t, nil)
+	began = time.Now()
+	c.SetServers([]string{third.address()})
+	if err := said(third.dial("n1", there), "moved"); err != nil {
+		t.Error(err)
+	}
+	t.Logf("at a server under a new address after %s", time.Since(began).Round(time.Millisecond))
+	second.eventually("server without its peer", func() bool { return len(second.Peers()) == 0 })
+	third.eventually("session", func() bool { return slices.Equal(c.Connected(), []string{third.address()}) })
+}
