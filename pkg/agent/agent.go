@@ -23,6 +23,7 @@ import (
 	"skiff/pkg/agent/images"
 	"skiff/pkg/agent/ingress"
 	"skiff/pkg/agent/kubelet"
+	"skiff/pkg/agent/lb"
 	"skiff/pkg/agent/netpol"
 	"skiff/pkg/agent/proxy"
 	"skiff/pkg/agent/resolver"
@@ -42,9 +43,15 @@ type Options struct {
 	Logger *slog.Logger
 	// Join gets the node its identity; its directories are those of the
 	// configuration's Layout.
-	Join    *join.Client
-	Payload *payload.Payload
-	Notes   status.Notes
+	Join *join.Client
+	// Joined is told of the node's identity and the cluster's settings whenever
+	// these change; it may be nil.
+	Joined func(*join.Bundle)
+	// Balancer is what the node reaches its servers through; nil where its
+	// kubeconfigs name a server.
+	Balancer *lb.Balancer
+	Payload  *payload.Payload
+	Notes    status.Notes
 	// Addresses are the node's, which may change.
 	Addresses *address.Book
 	// API is how to reach the API server in this process, for what runs on the
@@ -102,7 +109,8 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		Client:    o.Join,
 		Node:      join.NodeInfo{Name: cfg.Node.Name, Version: version.Version},
 		Addresses: o.Addresses.Node, Moved: o.Addresses.Changed,
-		Logger: a.logger("join"),
+		// A node alone does not wait for a server when it has what it needs.
+		FromDisk: o.API == nil, Changed: o.Joined, Logger: a.logger("join"),
 	}
 	a.runtime = &runtime.Runtime{
 		Layout: layout, Snapshotter: cfg.Node.Snapshotter, PauseImage: a.pauseImage(),
@@ -191,7 +199,11 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	r.Runtime = g.Add(a.runtime, component.After(host), component.Restart(component.Backoff{}))
 	pause := g.Task("pause-image", a.images.EnsurePause, component.After(r.Runtime))
 	g.Add(a.images, component.After(pause), component.Restart(component.Backoff{}))
-	r.Join = g.Add(a.member, component.After(after.Front))
+	front := after.Front
+	if a.o.Balancer != nil {
+		front = g.Add(a.o.Balancer)
+	}
+	r.Join = g.Add(a.member, component.After(front))
 	// Controllers, because the attach-detach controller and the kubelet write
 	// to the same package variables of the CSI volume plug-in, and the one
 	// that comes last must be the kubelet. See docs/adr.

@@ -16,18 +16,8 @@ import (
 	"skiff/pkg/kube/series"
 	"skiff/pkg/payload"
 	"skiff/pkg/server"
-	"skiff/pkg/status"
 	"skiff/pkg/token"
 )
-
-// parts is what a server's composition needs besides its configuration.
-type parts struct {
-	logger *slog.Logger
-	notes  *status.NoteBook
-	// fail stops the whole process with an error, for code of others that
-	// wants to exit.
-	fail func(error)
-}
 
 // compose adds the control plane, and the node unless it is left out, to the
 // group. The node joins as any other node does, only that its requests are

@@ -64,6 +64,12 @@ func ports(cfg config.Completed, node bool) []preflight.Port {
 			For:     "the API, see --https-listen-port",
 		})
 	}
+	if cfg.Role == config.RoleAgent && !cfg.Agent.DisableLB {
+		out = append(out, preflight.Port{
+			Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(cfg.Agent.LBPort)),
+			For:     "this node's way to the servers, see --lb-server-port",
+		})
+	}
 	chosen := slices.ContainsFunc(cfg.Extra.Kubelet, func(a string) bool { return strings.HasPrefix(a, "port=") })
 	if node && !chosen {
 		out = append(out, preflight.Port{

@@ -2,31 +2,16 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
-	"os/signal"
-	"slices"
-	"strings"
-	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"skiff/pkg/component"
 	"skiff/pkg/config"
-	"skiff/pkg/log"
-	"skiff/pkg/notify"
 	"skiff/pkg/preflight"
 	"skiff/pkg/server"
-	"skiff/pkg/status"
-	"skiff/pkg/version"
 )
-
-// stopLimit is how long an orderly stop may take in all.
-const stopLimit = 10 * time.Second
 
 func serverCommand() *cli.Command {
 	return &cli.Command{
@@ -37,171 +22,26 @@ func serverCommand() *cli.Command {
 			if err := preflight.Root(); err != nil {
 				return err
 			}
-			completed, origins, err := load(c, config.RoleServer)
+			cfg, origins, err := load(c, config.RoleServer)
 			if err != nil {
 				return err
 			}
-			return serve(c.Context, completed, origins, c.App.ErrWriter)
+			return serve(c.Context, cfg, origins, c.App.ErrWriter, command{
+				requests: server.OnRequest(cfg),
+				before: func(ctx context.Context, p parts) error {
+					return server.Prepare(ctx, cfg, p.notes, p.logger.With("component", "snapshots"))
+				},
+				compose: func(g *component.Group, p parts) (func() error, error) { return compose(g, cfg, p) },
+				hint:    serverHint(cfg),
+			})
 		},
 	}
 }
 
-// serve runs a server until a signal or a failure ends it. The first SIGTERM
-// or SIGINT stops it in order; a second one takes the process down as if
-// nobody had asked for the first.
-func serve(ctx context.Context, cfg config.Completed, origins config.Origins, stderr io.Writer) (err error) {
-	ctx, restore := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer restore()
-	context.AfterFunc(ctx, restore)
-
-	lock, warnings, err := prepare(cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Release()) }()
-	gc := newCollector()
-	if err := searchPayloadFirst(cfg); err != nil {
-		return err
-	}
-	logger, logFile, err := log.New(log.Options{Debug: cfg.Log.Debug, File: cfg.Log.File, Writer: stderr})
-	if err != nil {
-		return fmt.Errorf("open --log: %w", err)
-	}
-	defer func() { err = errors.Join(err, logFile.Close()) }()
-	g := component.NewGroup(logger)
-	bridgeLogs(logger, cfg.Log.Debug, func() bool { return ending(ctx, g) })
-	logStart(logger, cfg, origins, warnings)
-
-	notes := &status.NoteBook{}
-	g.Add(&status.Server{
-		Socket: cfg.Paths.StatusSocket(), Version: version.Version,
-		Source: g, Notes: notes, More: server.OnRequest(cfg), Logger: logger.With("component", "status"),
-	})
-	if err := server.Prepare(ctx, cfg, notes, logger.With("component", "snapshots")); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	failures := make(chan error, 1)
-	fail := func(err error) {
-		if !ending(ctx, g) { // what fails while the rest stops is a consequence
-			select {
-			case failures <- err:
-			default:
-			}
-		}
-		cancel(err)
-	}
-	closeAll, err := compose(g, cfg, parts{logger: logger, notes: notes, fail: fail})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-
-	manager, err := takeNotifySocket()
-	if err != nil {
-		return err
-	}
-	begin := time.Now()
-	announced := make(chan struct{})
-	go func() {
-		defer close(announced)
-		select {
-		case <-g.Ready():
-			announce(stderr, cfg, time.Since(begin), logger, manager)
-		case <-ctx.Done():
-		}
-	}()
-	adapted := make(chan struct{})
-	go func() {
-		defer close(adapted)
-		gc.run(ctx, g.Ready())
-	}()
-	err = runGroup(ctx, g, manager, logger)
-	cancel(nil)
-	<-announced
-	<-adapted
-	select {
-	case failed := <-failures:
-		return errors.Join(failed, err)
-	default:
-		return err
-	}
-}
-
-// bridgeLogs brings the libraries' log records into ours.
-func bridgeLogs(logger *slog.Logger, debug bool, stopping func() bool) {
-	verbosity := 0
-	if debug {
-		verbosity = 2
-	}
-	log.BridgeKlog(logger, verbosity, stopping)
-	log.BridgeLogrus(logger)
-	log.BridgeStandard(logger)
-}
-
-// logStart says once what this start is about: every setting that is not a default.
-func logStart(logger *slog.Logger, cfg config.Completed, origins config.Origins, warnings []string) {
-	logger.Info("starting skiff", "version", version.Version, "pid", os.Getpid())
-	for _, w := range warnings {
-		logger.Warn("this machine is not ideal", "reason", w)
-	}
-	for _, h := range cfg.DisableHints() {
-		logger.Warn("a part goes by another name here", "hint", h)
-	}
-	for _, s := range config.Effective(cfg, origins) {
-		if s.Origin.Source != config.FromDefault {
-			logger.Info("setting", "name", s.Name, "value", strings.Join(s.Values, " "), "from", s.Origin.String())
-		}
-	}
-}
-
-// runGroup runs the group, and gives up on it when an ordered stop takes
-// longer than anyone who stops a service waits.
-func runGroup(ctx context.Context, g *component.Group, manager notify.Notifier, logger *slog.Logger) error {
-	done := make(chan error, 1)
-	go func() { done <- g.Run(ctx) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	if err := manager.Stopping("stopping"); err != nil {
-		logger.Warn("service manager not told of the stop", "error", err)
-	}
-	limit := time.NewTimer(stopLimit)
-	defer limit.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-limit.C:
-		var late []string
-		for _, s := range g.Status() {
-			if s.State != component.Stopped && s.State != component.Failed {
-				late = append(late, s.Name)
-			}
-		}
-		return fmt.Errorf("stop: after %s these still run and are left: %s", stopLimit, strings.Join(late, ", "))
-	}
-}
-
-// ending reports whether the stop has begun.
-func ending(ctx context.Context, g *component.Group) bool {
-	return ctx.Err() != nil || slices.ContainsFunc(g.Status(), func(s component.Status) bool {
-		return s.State == component.Stopping || s.State == component.Stopped || s.State == component.Failed
-	})
-}
-
-// announce tells the service manager and the person at the terminal, once,
-// that everything is ready.
-func announce(w io.Writer, cfg config.Completed, after time.Duration, logger *slog.Logger, manager notify.Notifier) {
-	if err := manager.Ready("ready"); err != nil {
-		logger.Warn("service manager not told of readiness", "error", err)
-	}
+func serverHint(cfg config.Completed) string {
 	kubectl := os.Args[0] + " kubectl"
 	if cfg.Server.WriteKubeconfig != cfg.Paths.AdminKubeconfig() {
 		kubectl = "KUBECONFIG=" + cfg.Server.WriteKubeconfig + " " + kubectl
 	}
-	fmt.Fprintf(w, "\nskiff is ready after %s.\n  kubeconfig  %s\n  try         %s get nodes\n  state       %s status\n\n",
-		after.Round(10*time.Millisecond), cfg.Server.WriteKubeconfig, kubectl, os.Args[0])
+	return fmt.Sprintf("  kubeconfig  %s\n  try         %s get nodes\n", cfg.Server.WriteKubeconfig, kubectl)
 }

@@ -13,9 +13,19 @@ import (
 
 // Complete fills in every blank from the facts and checks the result. The
 // error joins everything that is wrong; each part names the option and its
-// value. The receiver is not changed.
+// value. The receiver is not changed. An agent knows nothing of its cluster
+// yet: see Completed.InCluster.
 func (c *Config) Complete(role Role, f Facts) (Completed, error) {
-	d := &completed{Config: *c, Role: role, Hostname: f.Hostname}
+	if role != RoleAgent {
+		return c.complete(role, f)
+	}
+	input := *c
+	input.Cluster = Cluster{}
+	return input.complete(role, f)
+}
+
+func (c *Config) complete(role Role, f Facts) (Completed, error) {
+	d := &completed{Config: *c, Role: role, Hostname: f.Hostname, input: *c, facts: f}
 	d.Cluster.DNS = slices.Clone(c.Cluster.DNS)
 	d.Node.IP = slices.Clone(c.Node.IP)
 
@@ -26,7 +36,9 @@ func (c *Config) Complete(role Role, f Facts) (Completed, error) {
 	if d.Node.Name == "" {
 		d.Node.Name = strings.ToLower(f.Hostname)
 	}
-	d.KubernetesServiceIP = nth(d.Cluster.ServiceCIDR[0], 1)
+	if len(d.Cluster.ServiceCIDR) > 0 {
+		d.KubernetesServiceIP = nth(d.Cluster.ServiceCIDR[0], 1)
+	}
 	if len(d.Cluster.DNS) == 0 {
 		for _, p := range d.Cluster.ServiceCIDR {
 			d.Cluster.DNS = append(d.Cluster.DNS, nth(p, 10))
@@ -34,6 +46,13 @@ func (c *Config) Complete(role Role, f Facts) (Completed, error) {
 	}
 	if err := d.completeNodeIP(f); err != nil {
 		return Completed{}, err
+	}
+	if role&RoleServer == 0 {
+		d.Agent.Server, _ = serverURL(d.Agent.Server) // It has been validated.
+		if err := d.validate(role); err != nil {
+			return Completed{}, err
+		}
+		return Completed{d}, nil
 	}
 	if s := &d.Server; !s.AdvertiseAddress.IsValid() {
 		s.AdvertiseAddress, d.ChosenAdvertise = d.Node.IP[0], true
@@ -79,6 +98,9 @@ func (d *completed) completeNodeIP(f Facts) error {
 		return nil
 	}
 	d.ChosenIP = true
+	if len(d.Cluster.PodCIDR) == 0 {
+		return d.anyNodeIP(f)
+	}
 	var errs []error
 	for _, pods := range d.Cluster.PodCIDR {
 		addr, err := d.chooseAddress(f, pods.Addr().Is4())
@@ -102,6 +124,25 @@ func (d *completed) completeNodeIP(f Facts) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// anyNodeIP is completeNodeIP as long as it is not known which families pods
+// use: the host's address of each.
+func (d *completed) anyNodeIP(f Facts) error {
+	for _, v4 := range []bool{true, false} {
+		addr, err := d.chooseAddress(f, v4)
+		if err != nil {
+			return err
+		}
+		if addr.IsValid() {
+			d.Node.IP = append(d.Node.IP, addr)
+		}
+	}
+	if len(d.Node.IP) == 0 {
+		d.InternalAddress = InternalAddress()
+		d.Node.IP = []netip.Addr{d.InternalAddress}
+	}
+	return nil
 }
 
 // chooseAddress picks the host's address of one family, or none. Addresses in

@@ -31,6 +31,7 @@ type Config struct {
 	Node    Node
 	Cluster Cluster
 	Server  Server
+	Agent   Agent
 	// Extra holds arguments for the embedded components, as written by the
 	// user without leading dashes ("v=4"), in order.
 	Extra Extra
@@ -68,7 +69,8 @@ type Node struct {
 	DefaultRuntime    string // name of a runtime found in PATH; "" is runc
 }
 
-// Cluster configures what all nodes of the cluster share.
+// Cluster configures what all nodes of the cluster share. An agent is told by
+// its server.
 type Cluster struct {
 	PodCIDR        []netip.Prefix
 	ServiceCIDR    []netip.Prefix
@@ -94,6 +96,13 @@ type Server struct {
 	Disable             []string      // names of bundled parts and manifests to leave out
 	DisableAgent        bool          // run the control plane only
 	LeafLifetime        time.Duration // validity of leaf certificates, default one year
+}
+
+// Agent configures a node that runs no control plane.
+type Agent struct {
+	Server    string // URL of a server; complete with scheme and port after Complete
+	LBPort    int    // of the load balancer on the loopback interface
+	DisableLB bool   // talk to Server directly
 }
 
 // Extra holds pass-through arguments for the embedded upstream components.
@@ -125,6 +134,9 @@ type completed struct {
 	KubernetesServiceIP netip.Addr
 	// Hostname is the host's own name, for certificates.
 	Hostname string
+
+	input Config // what was completed; see In
+	facts Facts
 }
 
 // Completed is a Config that has been completed and validated. Only
@@ -135,6 +147,25 @@ type Completed struct{ *completed }
 // Disabled reports whether the user asked to leave out the named part.
 func (c Completed) Disabled(name string) bool {
 	return slices.ContainsFunc(c.Server.Disable, func(asked string) bool { return disabledName(asked) == name })
+}
+
+// InCluster is the configuration of an agent that has learned about its
+// cluster: which settings all nodes share, and which parts are left out
+// everywhere. Until then Cluster is empty, and the node has an address of each
+// family of the host.
+func (c Completed) InCluster(shared Cluster, disabled []string) (Completed, error) {
+	next := c.input
+	next.Cluster, next.Server.Disable = shared, disabled
+	return next.complete(c.Role, c.facts)
+}
+
+// APIURL is where the components of an agent find the API: at the node's load
+// balancer, if there is one.
+func (c Completed) APIURL() string {
+	if c.Agent.DisableLB {
+		return c.Agent.Server
+	}
+	return "https://" + netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(c.Agent.LBPort)).String() //nolint:gosec // Ports are validated.
 }
 
 // LocalURL is how everything on a server reaches its own port: by the loopback

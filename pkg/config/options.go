@@ -42,6 +42,7 @@ func Default() *Config {
 			Domain:         "cluster.local",
 			FlannelBackend: "vxlan",
 		},
+		Agent: Agent{LBPort: 6444},
 		Server: Server{
 			BindAddress:         netip.IPv4Unspecified(),
 			Port:                6443,
@@ -72,6 +73,7 @@ func Options() []Option {
 	section("General", both, generalOptions()...)
 	section("Joining", both, joinOptions()...)
 	section("Joining", RoleServer, agentTokenOptions()...)
+	section("Joining", RoleAgent, agentOptions()...)
 	section("API server address", RoleServer, listenerOptions()...)
 	section("Cluster network", RoleServer, clusterOptions()...)
 	section("Kubeconfig", RoleServer, kubeconfigOptions()...)
@@ -104,6 +106,26 @@ func generalOptions() []Option {
 			Name: "log", Aliases: []string{"l"},
 			Usage: "also append the log to this file",
 			Bind:  func(c *Config) Value { return stringValue(&c.Log.File) },
+		},
+	}
+}
+
+func agentOptions() []Option {
+	return []Option{
+		{
+			Name: "server", Aliases: []string{"s"}, Env: "SKIFF_URL",
+			Usage: "address of a server of the cluster to join, as https://192.168.1.10:6443",
+			Bind:  func(c *Config) Value { return stringValue(&c.Agent.Server) },
+		},
+		{
+			Name:  "lb-server-port",
+			Usage: "TCP port on 127.0.0.1 through which this node reaches the servers",
+			Bind:  func(c *Config) Value { return intValue(&c.Agent.LBPort) },
+		},
+		{
+			Name:  "disable-apiserver-lb",
+			Usage: "talk to --server directly instead; it should be a load balancer itself",
+			Bind:  func(c *Config) Value { return boolValue(&c.Agent.DisableLB) },
 		},
 	}
 }

@@ -31,11 +31,12 @@ func (d *completed) validateInput(role Role) error {
 	if role&RoleServer != 0 {
 		d.validateServer(&p)
 	}
-	d.validateRanges(&p)
-	if !isDomain(d.Cluster.Domain) {
-		p.add("cluster-domain", d.Cluster.Domain, "want a DNS domain like cluster.local, in lower case")
+	if role&RoleAgent != 0 {
+		d.validateAgent(&p)
 	}
-	oneOf(&p, "flannel-backend", d.Cluster.FlannelBackend, "vxlan", "host-gw", "none")
+	if role != RoleAgent || len(d.Cluster.PodCIDR) > 0 { // An agent is told later.
+		d.validateCluster(&p)
+	}
 	oneOf(&p, "snapshotter", d.Node.Snapshotter, "auto", "overlayfs", "native")
 	for _, l := range d.Node.Labels {
 		if err := checkLabel(l); err != nil {
@@ -48,6 +49,14 @@ func (d *completed) validateInput(role Role) error {
 		}
 	}
 	return p.err()
+}
+
+func (d *completed) validateCluster(p *problems) {
+	d.validateRanges(p)
+	if !isDomain(d.Cluster.Domain) {
+		p.add("cluster-domain", d.Cluster.Domain, "want a DNS domain like cluster.local, in lower case")
+	}
+	oneOf(p, "flannel-backend", d.Cluster.FlannelBackend, "vxlan", "host-gw", "none")
 }
 
 // validate checks the completed values against each other.

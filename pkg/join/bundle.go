@@ -181,13 +181,10 @@ func owns(key crypto.Signer, c *x509.Certificate) bool {
 // check tells why a certificate on disk has to be replaced, or "". With
 // usable set, one that is merely about to expire passes.
 func (d *disk) check(spec pki.Spec, usable bool) string {
+	if why := d.present(spec); why != "" {
+		return why
+	}
 	certs := d.certs(spec.Name)
-	if len(certs) == 0 {
-		return "missing"
-	}
-	if !owns(d.keys[spec.Name], certs[0]) {
-		return "of another key"
-	}
 	why := d.tls.Check(spec, d.facts, certs[0], d.certs(spec.Issuer))
 	if now := d.tls.Now(); usable && now.After(certs[0].NotBefore) && now.Before(certs[0].NotAfter) && !now.Before(pki.RenewAt(certs[0])) {
 		return d.checkUndated(spec, certs[0])
@@ -248,11 +245,8 @@ func (d *disk) store(resp *Response) (bool, error) {
 			return false, nil
 		}
 	}
-	for name, cert := range kubeconfigs {
-		path := filepath.Join(d.cred, name+".kubeconfig")
-		if err := atomicfile.Write(path, d.tls.KubeconfigFor(cert, d.apiServer).Bytes(), 0o600); err != nil {
-			return false, fmt.Errorf("store kubeconfig: %w", err)
-		}
+	if err := d.writeKubeconfigs(); err != nil {
+		return false, err
 	}
 	data, err := json.MarshalIndent(record{Version, d.facts.NodeName, resp.Cluster, resp.Lifetime}, "", "  ")
 	if err != nil {
@@ -264,8 +258,35 @@ func (d *disk) store(resp *Response) (bool, error) {
 	return true, nil
 }
 
+func (d *disk) writeKubeconfigs() error {
+	for name, cert := range kubeconfigs {
+		path := filepath.Join(d.cred, name+".kubeconfig")
+		if err := atomicfile.Write(path, d.tls.KubeconfigFor(cert, d.apiServer).Bytes(), 0o600); err != nil {
+			return fmt.Errorf("store kubeconfig: %w", err)
+		}
+	}
+	return nil
+}
+
 // load returns the bundle if it is complete and valid, else why it is not.
 func (d *disk) load() (*Bundle, string) {
+	return d.loadWith(func(s pki.Spec) string { return d.check(s, true) })
+}
+
+// present tells why a certificate cannot be used at all, or "".
+func (d *disk) present(spec pki.Spec) string {
+	certs := d.certs(spec.Name)
+	switch {
+	case len(certs) == 0:
+		return "missing"
+	case !owns(d.keys[spec.Name], certs[0]):
+		return "of another key"
+	}
+	return ""
+}
+
+// loadWith is load by another measure of certificates.
+func (d *disk) loadWith(check func(pki.Spec) string) (*Bundle, string) {
 	r, err := d.record()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "this node has not joined before"
@@ -278,7 +299,7 @@ func (d *disk) load() (*Bundle, string) {
 	}
 	b := &Bundle{Node: r.Node, Cluster: r.Cluster, tlsDir: d.tls.Dir, credDir: d.cred}
 	for _, spec := range pki.NodeTree {
-		if why := d.check(spec, true); why != "" {
+		if why := check(spec); why != "" {
 			return nil, spec.Name + ": " + why
 		}
 		if at := pki.RenewAt(d.certs(spec.Name)[0]); b.RenewAt.IsZero() || at.Before(b.RenewAt) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ type Client struct {
 	CredDir   string // where kubeconfigs and the cluster's settings are kept
 	// APIServer is what the kubeconfigs point to; default URL.
 	APIServer string
+	// Dial connects to a server, whatever URL says; nil dials URL.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Clock is the node's; default time.Now.
 	Clock  func() time.Time
 	Logger *slog.Logger
@@ -83,6 +86,28 @@ func (c *Client) Join(ctx context.Context, node NodeInfo) (*Bundle, error) {
 	}
 	stored.Stale = err
 	return stored, nil
+}
+
+// Stored returns what the node has of an earlier time, for a start without a
+// server; if it has nothing the string says why. That the certificates may have
+// expired, or name addresses that the node had then, is no reason: a server
+// will replace them, and what needs none works.
+func (c *Client) Stored(node NodeInfo) (*Bundle, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d, err := c.openDisk(node)
+	if err != nil {
+		return nil, err.Error()
+	}
+	b, why := d.loadWith(d.present)
+	if b == nil {
+		return nil, why
+	}
+	// The way to the API may be another than the last time.
+	if err := d.writeKubeconfigs(); err != nil {
+		return nil, err.Error()
+	}
+	return b, ""
 }
 
 // exchange asks until all certificates on disk are good. Twice is enough: the
@@ -159,14 +184,20 @@ func (c *Client) verified(caPEM []byte, d *disk) (*call, error) {
 	if !roots.AppendCertsFromPEM(caPEM) {
 		return nil, errors.New("the server's authority is not a certificate")
 	}
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: c.now}
+	// Every server's certificate is valid for the loopback address, and no other
+	// machine gets one that is. So it does not matter under which name or address
+	// a node reaches its server.
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: c.now, ServerName: serverName}
 	own := d.clientCertificate()
 	if own != nil {
 		conf.Certificates = []tls.Certificate{*own}
 	}
-	t := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, DisableKeepAlives: true}
+	t := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, DisableKeepAlives: true, DialContext: c.Dial}
 	return &call{Client: c, http: &http.Client{Transport: t}, caPEM: string(caPEM), asNode: own != nil}, nil
 }
+
+// serverName is what a server proves to be.
+const serverName = "127.0.0.1"
 
 // fetchCA asks for the authority without verifying who answers: the pin does.
 func (c *Client) fetchCA(ctx context.Context) ([]byte, error) {
@@ -177,6 +208,7 @@ func (c *Client) fetchCA(ctx context.Context) ([]byte, error) {
 	client := &http.Client{Transport: &http.Transport{
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, //nolint:gosec // Nothing is sent, and the answer is verified by its hash.
 		DisableKeepAlives: true,
+		DialContext:       c.Dial,
 	}}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -17,9 +18,11 @@ import (
 const (
 	lookEvery = time.Minute
 	askEvery  = time.Hour
-	// retryMin and retryMax bound the pause between failed attempts.
-	retryMin = 500 * time.Millisecond
-	retryMax = time.Minute
+	// retryMin and retryMax bound the pause between failed attempts; a node that
+	// has never joined, which somebody may be waiting for, is less patient.
+	retryMin   = 500 * time.Millisecond
+	retryMax   = time.Minute
+	retryFirst = 5 * time.Second
 )
 
 // Member joins a node and keeps its identity fresh for as long as it runs. It
@@ -32,8 +35,12 @@ type Member struct {
 	// certificates that name them. Without them they are Node's.
 	Addresses func() []netip.Addr
 	Moved     func() <-chan struct{}
-	// Changed is called after the first join and after each renewal; it may be
-	// nil. Components that read certificates from files need no call.
+	// FromDisk makes the Member ready at once with what is on disk, if the node
+	// has joined before; the server is asked afterwards.
+	FromDisk bool
+	// Changed is called after the first join, after each renewal, and when the
+	// cluster's settings are others; it may be nil. Components that read
+	// certificates from files need no call.
 	Changed func(*Bundle)
 	Logger  *slog.Logger
 
@@ -75,6 +82,9 @@ func (m *Member) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	pauses := backoff.Sequence{Min: retryMin, Max: retryMax}
+	if !m.begin() {
+		pauses.Max = retryFirst
+	}
 	var last time.Time
 	woken := channel(m.Moved)
 	for {
@@ -93,7 +103,7 @@ func (m *Member) Run(ctx context.Context) error {
 			continue
 		}
 		if m.attempt(ctx) {
-			pauses.Reset()
+			pauses = backoff.Sequence{Min: retryMin, Max: retryMax}
 			last = now
 			timer.Reset(lookEvery)
 			continue
@@ -109,10 +119,26 @@ func channel(f func() <-chan struct{}) <-chan struct{} {
 	return f()
 }
 
+// begin takes what is on disk, and reports whether there is anything.
+func (m *Member) begin() bool {
+	if !m.FromDisk {
+		return false
+	}
+	b, why := m.Client.Stored(m.Node)
+	if b == nil {
+		m.Logger.Info("nothing usable from an earlier time", "reason", why)
+		return false
+	}
+	m.mu.Lock()
+	m.bundle = b
+	m.mu.Unlock()
+	return true
+}
+
 func (m *Member) isDue(now, last time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.bundle == nil || m.err != nil {
+	if m.bundle == nil || m.err != nil || last.IsZero() {
 		return true
 	}
 	passed := now.Sub(last)
@@ -140,7 +166,7 @@ func (m *Member) attempt(ctx context.Context) bool {
 	}
 	m.mu.Unlock()
 	m.log(old, b, oldErr, err)
-	if b != nil && m.Changed != nil && (old == nil || !old.RenewAt.Equal(b.RenewAt)) {
+	if b != nil && m.Changed != nil && (old == nil || !old.RenewAt.Equal(b.RenewAt) || !reflect.DeepEqual(old.Cluster, b.Cluster)) {
 		m.Changed(b)
 	}
 	return err == nil

@@ -7,6 +7,7 @@ package join
 
 import (
 	"net/netip"
+	"slices"
 
 	"skiff/pkg/token"
 )
@@ -66,8 +67,17 @@ type Cluster struct {
 	DNS            []netip.Addr   `json:"dns"`
 	Domain         string         `json:"domain"`
 	FlannelBackend string         `json:"flannelBackend"`
+	// Disable names the bundled parts that the cluster does without.
+	Disable []string `json:"disable,omitempty"`
 	// Servers are host:port of every server, to be tried in order.
 	Servers []string `json:"servers,omitempty"`
+}
+
+// Same reports whether a node of one cluster would do nothing differently in
+// the other: whether all but the servers' addresses is equal.
+func (c Cluster) Same(o Cluster) bool {
+	return slices.Equal(c.PodCIDR, o.PodCIDR) && slices.Equal(c.ServiceCIDR, o.ServiceCIDR) && slices.Equal(c.DNS, o.DNS) &&
+		c.Domain == o.Domain && c.FlannelBackend == o.FlannelBackend && slices.Equal(c.Disable, o.Disable)
 }
 
 // Refusal is the body of every answer that is not 200.

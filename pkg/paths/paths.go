@@ -111,6 +111,9 @@ func (l Layout) AgentCred() string { return filepath.Join(l.Agent(), "cred") }
 // AgentEtc holds the configuration files skiff generates for the node's components.
 func (l Layout) AgentEtc() string { return filepath.Join(l.Agent(), "etc") }
 
+// Servers remembers the servers of the cluster between starts of an agent.
+func (l Layout) Servers() string { return filepath.Join(l.AgentEtc(), "servers.json") }
+
 // Storage is where volumes of StorageClass local-path are made, unless the user
 // wants them elsewhere.
 func (l Layout) Storage() string { return filepath.Join(l.Data, "storage") }

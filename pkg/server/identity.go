@@ -85,7 +85,14 @@ func (i *identity) facts() pki.Facts {
 // cluster is what joining nodes are told.
 func (i *identity) cluster() join.Cluster {
 	c := i.cfg.Cluster
+	var disabled []string
+	for _, part := range config.PartNames() {
+		if i.cfg.Disabled(part) {
+			disabled = append(disabled, part)
+		}
+	}
 	return join.Cluster{
+		Disable:        disabled,
 		PodCIDR:        c.PodCIDR,
 		ServiceCIDR:    c.ServiceCIDR,
 		DNS:            c.DNS,
@@ -95,9 +102,10 @@ func (i *identity) cluster() join.Cluster {
 	}
 }
 
-// reserved are addresses that no other machine may get a certificate for.
+// reserved are addresses that no other machine may get a certificate for. By
+// the loopback address nodes know a server.
 func (i *identity) reserved() []netip.Prefix {
-	list := append([]netip.Prefix{}, i.cfg.Cluster.ServiceCIDR...)
+	list := append([]netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}, i.cfg.Cluster.ServiceCIDR...)
 	for _, a := range append([]netip.Addr{i.book.Advertised()}, i.book.Node()...) {
 		list = append(list, netip.PrefixFrom(a, a.BitLen()))
 	}

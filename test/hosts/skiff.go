@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +21,25 @@ func (h *Host) StartServer(args ...string) {
 	h.Start()
 }
 
-// Start starts skiff again as StartServer did, booting the host if its power
+// StartAgent runs `skiff agent` as a node of the server's cluster, with the
+// server's token and the arguments, which Start and Restart use again. The
+// server must have been started; it need not be ready.
+func (h *Host) StartAgent(server *Host, args ...string) {
+	h.t.Helper()
+	const file = "/var/lib/skiff/server/token"
+	Eventually(h.t, time.Minute, "the join token of "+server.name, func() error {
+		_, err := os.Stat(server.Path(file))
+		return err
+	})
+	token := strings.TrimSpace(server.ReadFile(file))
+	h.mu.Lock()
+	h.args = append([]string{"skiff", "agent", "--server", "https://" + net.JoinHostPort(server.Addr(), "6443"), "--token", token}, args...)
+	h.mu.Unlock()
+	h.Start()
+}
+
+// Start starts skiff again as StartServer or StartAgent did, booting the host if
+// its power
 // was cut.
 func (h *Host) Start() {
 	h.t.Helper()

@@ -1,0 +1,73 @@
+package lb
+
+import (
+	"errors"
+	"io"
+	"net"
+	"time"
+)
+
+// closing is how long one direction may go on when the other has ended.
+const closing = 10 * time.Second
+
+// errSilent is a server that takes connections and does nothing else, as a port
+// forwarding does whose other end is away.
+var errSilent = errors.New("it closes connections without an answer")
+
+// pair is a client's connection and the one with a server that goes with it.
+type pair struct {
+	server *server
+	conn   net.Conn
+	client *net.TCPConn
+}
+
+// end is how one direction ended.
+type end struct {
+	fromServer bool
+	bytes      int64
+	err        error
+}
+
+// run copies both ways until both have ended. It returns what the server has
+// done wrong, if anything.
+func (p *pair) run() error {
+	ends := make(chan end, 2)
+	copyTo := func(to, from net.Conn, fromServer bool) {
+		n, err := io.Copy(to, from) // Of two TCP connections the kernel does it.
+		ends <- end{fromServer, n, err}
+		if c, ok := to.(interface{ CloseWrite() error }); ok && err == nil {
+			err = c.CloseWrite()
+		}
+		if err != nil {
+			p.close()
+		}
+	}
+	go copyTo(p.client, p.conn, true)
+	go copyTo(p.conn, p.client, false)
+	first := <-ends
+	limit := time.AfterFunc(closing, p.close)
+	defer limit.Stop()
+	second := <-ends
+	switch {
+	case gone(first.err):
+		return first.err
+	case gone(second.err):
+		return second.err
+	case first.fromServer && first.bytes == 0 && first.err == nil && second.bytes > 0:
+		return errSilent
+	}
+	return nil
+}
+
+// close ends both connections, and run.
+func (p *pair) close() {
+	_ = p.client.Close() // That they are closed already is the only error.
+	_ = p.conn.Close()
+}
+
+// lookOut makes the connection find out soon when the server is gone.
+func (p *pair) lookOut() {
+	if c, ok := p.conn.(*net.TCPConn); ok {
+		_ = c.SetKeepAliveConfig(keepAlive(lookoutIdle, lookoutEvery)) // It fails for connections that are closed.
+	}
+}
