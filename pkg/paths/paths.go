@@ -29,6 +29,9 @@ func New(data string) Layout {
 // LockFile is held for as long as a skiff process uses the data directory.
 func (l Layout) LockFile() string { return filepath.Join(l.Data, "lock") }
 
+// ClockFile is where the last known time is kept.
+func (l Layout) ClockFile() string { return filepath.Join(l.Data, "clock") }
+
 // Bin is where the helper executables of the payload are staged.
 func (l Layout) Bin() string { return filepath.Join(l.Data, "bin") }
 
