@@ -186,7 +186,7 @@ func (d *disk) check(spec pki.Spec, usable bool) string {
 	}
 	certs := d.certs(spec.Name)
 	why := d.tls.Check(spec, d.facts, certs[0], d.certs(spec.Issuer))
-	if now := d.tls.Now(); usable && now.After(certs[0].NotBefore) && now.Before(certs[0].NotAfter) && !now.Before(pki.RenewAt(certs[0])) {
+	if now := d.tls.Now(); usable && now.After(certs[0].NotBefore) && now.Before(certs[0].NotAfter) && !now.Before(d.tls.RenewAt(certs[0])) {
 		return d.checkUndated(spec, certs[0])
 	}
 	return why
@@ -302,7 +302,7 @@ func (d *disk) loadWith(check func(pki.Spec) string) (*Bundle, string) {
 		if why := check(spec); why != "" {
 			return nil, spec.Name + ": " + why
 		}
-		if at := pki.RenewAt(d.certs(spec.Name)[0]); b.RenewAt.IsZero() || at.Before(b.RenewAt) {
+		if at := d.tls.RenewAt(d.certs(spec.Name)[0]); b.RenewAt.IsZero() || at.Before(b.RenewAt) {
 			b.RenewAt = at
 		}
 	}

@@ -7,35 +7,41 @@ import (
 
 // validity returns the dates of a certificate issued at now.
 //
-// A clock below the floor is wrong in an unknown way: a machine without a
-// battery-backed clock boots in 1970 and learns the date later. What is issued
-// then must be valid by the wrong clock and by the right one, whenever that
-// comes, so it begins before the wrong date and lives as long as its issuer.
-// The Renewer replaces it by an ordinary one when the clock has been set.
+// Everything begins before 1970. A beginning protects nothing, and whoever
+// checks the certificate may have a clock that is behind: by an hour, by the
+// months it lay switched off, or by all the years since 1970, where machines
+// without a battery for their clock boot. None of them is shut out, and no
+// certificate has to be replaced because a clock was set back.
 //
-// An authority is valid since before 1970 for the same reason: its beginning
-// protects nothing, and it must stay valid when a later boot begins in 1970.
+// A clock below the floor is wrong in an unknown way. What is issued then must
+// be valid still when the clock has been set right, whenever that is, so it
+// lives as long as its issuer. The Renewer replaces it by an ordinary one later.
 func (s *Store) validity(now time.Time, issuer *x509.Certificate) (notBefore, notAfter time.Time) {
+	notBefore = time.Unix(0, 0).Add(-Backdate).UTC()
+	if now.Before(notBefore) {
+		notBefore = now.Add(-Backdate).UTC()
+	}
+	floor := s.floor()
 	if issuer == nil {
-		return s.earliest(now, time.Unix(0, 0)), latest(now, s.Floor).Add(AuthorityLifetime).UTC()
+		return notBefore, latest(now, floor).Add(AuthorityLifetime).UTC()
 	}
-	notBefore = now.Add(-Backdate)
 	notAfter = now.Add(s.lifetime())
-	if now.Before(s.Floor) {
+	if now.Before(floor) || notAfter.After(issuer.NotAfter) {
 		notAfter = issuer.NotAfter
 	}
-	if notAfter.After(issuer.NotAfter) {
-		notAfter = issuer.NotAfter
-	}
-	return notBefore.UTC(), notAfter.UTC()
+	return notBefore, notAfter.UTC()
 }
 
-func (s *Store) earliest(a, b time.Time) time.Time {
-	if b.Before(a) {
-		a = b
+// floor is a moment that has certainly passed.
+func (s *Store) floor() time.Time {
+	if s.Known == nil {
+		return s.Floor
 	}
-	return a.Add(-Backdate).UTC()
+	return latest(s.Floor, s.Known())
 }
+
+// settled reports whether the clock is good enough for what is not urgent.
+func (s *Store) settled() bool { return s.Settled == nil || s.Settled() }
 
 func latest(a, b time.Time) time.Time {
 	if a.After(b) {
@@ -57,31 +63,49 @@ func renewBefore(lifetime time.Duration) time.Duration {
 	return min(lifetime/3, 120*24*time.Hour)
 }
 
-// RenewAt returns when a certificate is due to be replaced.
-func RenewAt(c *x509.Certificate) time.Time {
-	return c.NotAfter.Add(-renewBefore(c.NotAfter.Sub(c.NotBefore)))
+// RenewAt returns when a leaf certificate is due to be replaced. Its own dates
+// do not say how long it was to live; the lifetime that the store gives does.
+func (s *Store) RenewAt(c *x509.Certificate) time.Time {
+	return c.NotAfter.Add(-renewBefore(s.lifetime()))
+}
+
+// leastGain is by how much a new certificate must outlive the old one to be
+// worth issuing: near the end of its authority it does not.
+func leastGain(lifetime time.Duration) time.Duration { return min(Backdate, lifetime/10) }
+
+// authorityDue reports whether an authority of ours is to get a new certificate
+// for its key. Two years before its end: every machine and every person that
+// has the old one has time to come by the new one, and until then nothing that
+// trusts the old one notices.
+func (s *Store) authorityDue(now time.Time, c *x509.Certificate) bool {
+	now = latest(now, s.floor())
+	return !now.Before(c.NotAfter) || s.settled() && c.NotAfter.Sub(now) < authorityRenewal
 }
 
 // stale tells why a certificate's dates call for a new one at now, or "". The
 // issuer may be nil when it is not at hand.
 func (s *Store) stale(now time.Time, c, issuer *x509.Certificate) string {
+	// Who checks goes by the clock, which may be behind; what is over by the
+	// floor is over as soon as the clock has been set right.
+	known := latest(now, s.floor())
 	switch {
 	case now.Before(c.NotBefore):
 		return "not valid yet: the clock was set back"
-	case !now.Before(c.NotAfter):
+	case !known.Before(c.NotAfter):
 		return "expired"
 	}
 	if issuer == nil {
-		if !now.Before(RenewAt(c)) {
+		if !known.Before(s.RenewAt(c)) {
 			return "about to expire"
 		}
 		return ""
 	}
 	_, end := s.validity(now, issuer)
-	if !now.Before(RenewAt(c)) && end.After(c.NotAfter.Add(Backdate)) {
+	if !known.Before(s.RenewAt(c)) && end.After(c.NotAfter.Add(leastGain(s.lifetime()))) {
 		return "about to expire"
 	}
-	if c.NotAfter.After(end.Add(24 * time.Hour)) {
+	// Not urgent: the clock may be what is wrong, and be put right in a minute.
+	if s.settled() && c.NotAfter.After(end.Add(24*time.Hour)) {
 		return "lives longer than it should: issued by another clock or lifetime"
 	}
 	return ""

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -70,9 +71,10 @@ type round struct {
 
 // Ensure makes the directory hold what tree says: it issues what is missing,
 // damaged, wrong or about to expire and leaves everything else alone, so that
-// a second call changes nothing. An authority that is there is never replaced,
-// be it ours or one that an administrator put there. All problems are
-// returned together; what could be done has been done all the same.
+// a second call changes nothing. An authority that is there is never replaced
+// by another, be it ours or one that an administrator put there; ours gets a
+// new certificate for its key before it ends. All problems are returned
+// together; what could be done has been done all the same.
 func (s *Store) Ensure(tree []Spec, f Facts) (Report, error) {
 	s.ensure.Lock()
 	defer s.ensure.Unlock()
@@ -126,6 +128,9 @@ func (r *round) ensureAuthority(spec Spec, p *pair, damage string) error {
 		if !p.leaf().IsCA {
 			return fmt.Errorf("%s is not the certificate of an authority (CA:TRUE is missing)", r.CertFile(spec.Name))
 		}
+		if p.key != nil && ours(spec, p) && r.authorityDue(r.now, p.leaf()) {
+			return r.issue(spec, p, nil, "renewed", "about to expire; the key stays, and with it all that it has signed")
+		}
 		if left := p.leaf().NotAfter.Sub(r.now); left < 365*24*time.Hour {
 			r.report.Warnings = append(r.report.Warnings, fmt.Sprintf("authority %s expires on %s", spec.Name, p.leaf().NotAfter.Format(time.DateOnly)))
 		}
@@ -137,6 +142,14 @@ func (r *round) ensureAuthority(spec Spec, p *pair, damage string) error {
 		}
 	}
 	return r.issue(spec, p, nil, "issued", damage)
+}
+
+// ours reports whether skiff has made the authority: one of an administrator is
+// his to renew.
+func ours(spec Spec, p *pair) bool {
+	c := p.leaf()
+	_, ecdsa := p.key.(*ecdsa.PrivateKey)
+	return ecdsa && len(p.chain) == 1 && c.Subject.String() == "CN="+spec.CN && selfSigned(c)
 }
 
 func (r *round) ensureLeaf(spec Spec, p *pair, damage string) error {

@@ -26,9 +26,9 @@ type Renewer struct {
 	Tree  []Spec
 	// Facts is asked at each round; a new address becomes a new certificate.
 	Facts func() Facts
-	// Moved returns a channel that is closed when Facts are others; it may be
-	// nil.
-	Moved func() <-chan struct{}
+	// Moved and Jumped return channels that are closed when Facts are others,
+	// and when the clock has been set; they may be nil.
+	Moved, Jumped func() <-chan struct{}
 	// Kubeconfigs are rewritten when their certificate changes.
 	Kubeconfigs []KubeconfigFile
 	// Changed is called after a round that changed something; it may be nil.
@@ -93,13 +93,15 @@ func (r *Renewer) writeKubeconfigs(report *Report) error {
 func (r *Renewer) Run(ctx context.Context) error {
 	timer := time.NewTicker(lookEvery)
 	defer timer.Stop()
-	moved := r.moved()
+	moved, jumped := channel(r.Moved), channel(r.Jumped)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-moved:
-			moved = r.moved() // Before Ensure asks for the facts.
+			moved = channel(r.Moved) // Before Ensure asks for the facts.
+		case <-jumped:
+			jumped = channel(r.Jumped)
 		case <-timer.C:
 			if !r.isDue(r.Store.Now().Round(0)) {
 				continue
@@ -116,11 +118,11 @@ func (r *Renewer) Run(ctx context.Context) error {
 	}
 }
 
-func (r *Renewer) moved() <-chan struct{} {
-	if r.Moved == nil {
+func channel(f func() <-chan struct{}) <-chan struct{} {
+	if f == nil {
 		return nil
 	}
-	return r.Moved()
+	return f()
 }
 
 // isDue reports whether to run a round now.
@@ -142,7 +144,7 @@ func (s *Store) nextDue(tree []Spec) time.Time {
 		if c == nil || spec.Use == Authority {
 			continue
 		}
-		if at := RenewAt(c); due.IsZero() || at.Before(due) {
+		if at := s.RenewAt(c); due.IsZero() || at.Before(due) {
 			due = at
 		}
 	}

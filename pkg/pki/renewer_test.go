@@ -36,7 +36,7 @@ func TestRenewer(t *testing.T) {
 		}
 		go func() { _ = r.Run(t.Context()) }()
 
-		time.Sleep(time.Until(RenewAt(first)) - 2*time.Minute)
+		time.Sleep(time.Until(b.RenewAt(first)) - 2*time.Minute)
 		synctest.Wait()
 		if changed.Load() != 0 || !bytes.Equal(kube, b.file(config)) {
 			t.Error("renewed too early")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 // Lifetimes of what a Store issues.
 const (
 	AuthorityLifetime   = 10 * 365 * 24 * time.Hour
+	authorityRenewal    = 2 * 365 * 24 * time.Hour
 	DefaultLeafLifetime = 365 * 24 * time.Hour
 )
 
@@ -32,8 +34,12 @@ type Store struct {
 	Dir string
 	// Lifetime of leaf certificates; default DefaultLeafLifetime.
 	Lifetime time.Duration
-	// Floor is a moment that has certainly passed; default BuildFloor.
-	Floor time.Time
+	// Floor is a moment that has certainly passed; default BuildFloor. Known
+	// returns a later one that is learnt while skiff runs, and Settled whether
+	// the clock can be trusted with what is not urgent; both may be nil.
+	Floor   time.Time
+	Known   func() time.Time
+	Settled func() bool
 
 	clock  func() time.Time
 	logger *slog.Logger
@@ -41,6 +47,8 @@ type Store struct {
 	mu sync.RWMutex
 	// Guarded by mu: what Ensure found or made, by Spec.Name.
 	pairs map[string]*pair
+	// Guarded by mu: see serving.go.
+	byAddress map[netip.Addr]addressed
 	// ensure is held for the whole of Ensure, so that two never write at once.
 	ensure sync.Mutex
 }
@@ -94,21 +102,6 @@ func (s *Store) CertPEM(name string) []byte {
 
 // ErrNoCertificate is returned during a handshake that comes before Ensure.
 var ErrNoCertificate = errors.New("no certificate has been issued yet")
-
-// ServingCertificate returns a function for tls.Config.GetCertificate. It
-// gives the newest certificate at each handshake; connections that stand keep
-// the one they began with.
-func (s *Store) ServingCertificate(name string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		p := s.pairs[name]
-		if p == nil || p.tls == nil {
-			return nil, fmt.Errorf("serve with %s: %w", name, ErrNoCertificate)
-		}
-		return p.tls, nil
-	}
-}
 
 // Identity is who a verified client certificate speaks for.
 type Identity struct {
