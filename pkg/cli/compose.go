@@ -5,18 +5,22 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"skiff/internal/netx"
 	"skiff/pkg/address"
 	"skiff/pkg/agent"
+	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
 	"skiff/pkg/kube"
 	"skiff/pkg/kube/series"
 	"skiff/pkg/payload"
+	"skiff/pkg/pki"
 	"skiff/pkg/server"
 	"skiff/pkg/token"
+	"skiff/pkg/version"
 )
 
 // compose adds the control plane, and the node unless it is left out, to the
@@ -28,10 +32,12 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, usage(err)
 	}
+	keeper := newClock(cfg, p)
+	g.Add(keeper)
 	book := address.NewBook(cfg, gatherFacts, p.logger.With("component", "addresses"))
 	g.Add(book)
 	registries := series.Separate()
-	srv, err := server.New(cfg, server.Options{Logger: p.logger, Series: registries, Notes: p.notes, Addresses: book, AddOns: p.notes.SetAddOns})
+	srv, err := server.New(cfg, server.Options{Logger: p.logger, Series: registries, Notes: p.notes, Addresses: book, Clock: keeper, AddOns: p.notes.SetAddOns})
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +68,15 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	}
 	node.AddTo(g, agent.After{API: refs.API, Front: refs.Front, Controllers: refs.Controllers})
 	return files.Close, nil
+}
+
+// newClock looks at the machine's clock, before anything depends on it.
+func newClock(cfg config.Completed, p parts) *clock.Keeper {
+	built := pki.BuildFloor()
+	if stamped, err := time.Parse(time.RFC3339, version.BuildDate); err == nil && stamped.After(built) {
+		built = stamped
+	}
+	return clock.New(clock.Options{File: cfg.Paths.ClockFile(), Built: built, Notes: p.notes, Logger: p.logger.With("component", "clock")})
 }
 
 // localJoin is how the node in this process joins: with the server's own token

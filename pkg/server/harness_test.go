@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"skiff/pkg/address"
+	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/kube"
@@ -104,8 +105,9 @@ func startServer(t *testing.T) *running {
 	if err := kube.Setup(kube.Options{Extra: cfg.Extra, Gates: Gates(cfg), Fail: fail}); err != nil {
 		t.Fatal(err)
 	}
+	keeper := clock.New(clock.Options{File: cfg.Paths.ClockFile(), Notes: &status.NoteBook{}, Logger: logger})
 	m := &testModule{ready: make(chan error, 1)}
-	s, err := New(cfg, Options{Logger: logger, Series: series.Separate(), Notes: &status.NoteBook{}, Addresses: address.Fixed(cfg), Modules: []Module{m}})
+	s, err := New(cfg, Options{Logger: logger, Series: series.Separate(), Notes: &status.NoteBook{}, Addresses: address.Fixed(cfg), Clock: keeper, Modules: []Module{m}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"skiff/pkg/address"
+	"skiff/pkg/clock"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
 	"skiff/pkg/pki"
@@ -25,9 +26,10 @@ type identity struct {
 	logger  *slog.Logger
 }
 
-func newIdentity(cfg config.Completed, book *address.Book, logger *slog.Logger) (*identity, error) {
+func newIdentity(cfg config.Completed, book *address.Book, time *clock.Keeper, logger *slog.Logger) (*identity, error) {
 	i := &identity{cfg: cfg, book: book, logger: logger}
 	i.store = pki.NewStore(cfg.Paths.ServerTLS(), nil, logger)
+	i.store.Known, i.store.Settled = time.Floor, time.Settled
 	if cfg.Server.LeafLifetime > 0 {
 		i.store.Lifetime = cfg.Server.LeafLifetime
 	}
@@ -39,7 +41,7 @@ func newIdentity(cfg config.Completed, book *address.Book, logger *slog.Logger) 
 		}
 		admin.Mode = fs.FileMode(mode)
 	}
-	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Moved: book.Changed, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
+	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Moved: book.Changed, Jumped: time.Jumped, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
 	i.join = &join.Server{Store: i.store, Cluster: i.cluster, Reserved: i.reserved, Logger: logger}
 	return i, nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"skiff/manifests"
 	"skiff/pkg/address"
+	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/datastore"
@@ -48,6 +49,8 @@ type Options struct {
 	Notes status.Notes
 	// Addresses are those of this machine, which may change.
 	Addresses *address.Book
+	// Clock knows what this machine's clock is worth.
+	Clock *clock.Keeper
 	// AddOns is told where all manifests stand; it may be nil.
 	AddOns func([]status.AddOn)
 	// Modules are optional parts, in the order they are installed.
@@ -98,7 +101,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 		return nil, errors.New("invalid --kube-cloud-controller-manager-arg: skiff's node controller has no flags")
 	}
 	s := &Server{cfg: cfg, o: o, bundled: []fs.FS{manifests.FS}}
-	s.identity, err = newIdentity(cfg, o.Addresses, o.Logger.With("component", "certificates"))
+	s.identity, err = newIdentity(cfg, o.Addresses, o.Clock, o.Logger.With("component", "certificates"))
 	if err != nil {
 		return nil, err
 	}
@@ -199,6 +202,7 @@ func (s *Server) openAPI() error {
 		Listener:   l,
 		Advertised: s.o.Addresses.Advertised,
 		Moved:      s.o.Addresses.Changed,
+		Earlier:    s.o.Clock.Earlier,
 		Publish:    s.front.SetAPI,
 		Extend:     s.extend,
 		Logger:     s.o.Logger.With("component", "kube-apiserver"),

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -42,6 +43,9 @@ type Options struct {
 	// configuration's.
 	Advertised func() netip.Addr
 	Moved      func() <-chan struct{}
+	// Earlier is the time at which what is issued now may begin; nil means the
+	// clock's.
+	Earlier func() time.Time
 	// Publish is told the handler as soon as it can be called, before
 	// everything behind it is ready, and nil when that ends. It may be nil.
 	Publish func(http.Handler)
@@ -98,6 +102,18 @@ func (a *APIServer) Loopback() *rest.Config {
 	return nil
 }
 
+// undated is upstream's loopback configuration with our certificate in place
+// of its own, which is made for the time of the start and three years: it is
+// not valid after the clock has been set back by an hour, or from 1970 to the
+// present. Ours begins in 1970 and is renewed.
+func (a *APIServer) undated(upstream *rest.Config) *rest.Config {
+	c := rest.CopyConfig(upstream)
+	c.TLSClientConfig.ServerName = "localhost"
+	c.TLSClientConfig.CAData = nil
+	c.TLSClientConfig.CAFile = a.file("server-ca.crt")
+	return c
+}
+
 // Ready implements component.Readier by asking the API server's own /readyz.
 func (a *APIServer) Ready(ctx context.Context) error {
 	b := a.built.Load()
@@ -119,11 +135,12 @@ func (a *APIServer) Run(ctx context.Context) error {
 	}
 	forget()
 	generic := server.GenericAPIServer
-	p, err := newProbe(generic.LoopbackClientConfig)
+	loopback := a.undated(generic.LoopbackClientConfig)
+	p, err := newProbe(loopback)
 	if err != nil {
 		return err
 	}
-	a.built.Store(&built{handler: generic.Handler, loopback: generic.LoopbackClientConfig, probe: p})
+	a.built.Store(&built{handler: generic.Handler, loopback: loopback, probe: p})
 	if a.Publish != nil {
 		a.Publish(generic.Handler)
 		// Whoever calls during the stop is told so instead of left waiting.
@@ -177,6 +194,7 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	if err := a.setEndpoint(cfg); err != nil {
 		return nil, err
 	}
+	a.backdateTokens(cfg)
 	cc, err := cfg.Complete()
 	if err != nil {
 		return nil, fmt.Errorf("complete configuration of kube-apiserver: %w", err)

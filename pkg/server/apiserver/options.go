@@ -102,7 +102,11 @@ func (a *APIServer) setIdentity(o *apioptions.ServerRunOptions) {
 	o.ServiceAccountSigningKeyFile = a.file("service.key")
 
 	o.Authorization.Modes = []string{"Node", "RBAC"}
-	o.Admission.GenericAdmission.EnablePlugins = []string{"NodeRestriction"}
+	g := o.Admission.GenericAdmission
+	g.EnablePlugins = []string{"NodeRestriction"}
+	// On, because it is not among those that are off by default.
+	g.Plugins.Register(heartbeatsPlugin, newHeartbeats)
+	g.RecommendedPluginOrder = append(slices.Clone(g.RecommendedPluginOrder), heartbeatsPlugin)
 
 	// Aggregated API servers and webhooks are called with this certificate;
 	// their pods are called directly, since the host may lack a kube-proxy.
