@@ -190,6 +190,9 @@ func (a *Agent) dnsOptions() dns.Options {
 	return o
 }
 
+// AskServer makes the node ask its server soon whether anything has changed.
+func (a *Agent) AskServer() { a.member.Ask() }
+
 // AddTo adds the node to a Group.
 func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	var r Refs

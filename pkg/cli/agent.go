@@ -145,11 +145,12 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	g.Add(book)
 	registries := series.Separate()
 	client := w.client(p)
+	var node *agent.Agent
 	var balancer *lb.Balancer
 	if !w.cfg.Agent.DisableLB {
 		balancer = lb.New(lb.Options{
 			Port: w.cfg.Agent.LBPort, Given: w.cfg.ServerHostPort(), File: w.cfg.Paths.Servers(),
-			Kubeconfig: w.bundle.Kubeconfig("skiff-agent"), Notes: p.notes, Logger: p.logger.With("component", "load-balancer"),
+			Kubeconfig: w.bundle.Kubeconfig("skiff-agent"), Returned: func() { node.AskServer() }, Notes: p.notes, Logger: p.logger.With("component", "load-balancer"),
 		})
 		client.Dial = balancer.DialContext
 	}
@@ -166,7 +167,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	if err != nil {
 		return nil, err
 	}
-	node, err := agent.New(w.cfg, agent.Options{
+	node, err = agent.New(w.cfg, agent.Options{
 		Logger: p.logger, Join: client, Joined: learn, Balancer: balancer, Payload: files, Notes: p.notes,
 		Addresses: book, ProxyMetrics: registries.Handler(series.Proxy),
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"sync"
@@ -18,6 +19,8 @@ import (
 const (
 	lookEvery = time.Minute
 	askEvery  = time.Hour
+	// askSpread is within which time nodes ask whose server has come back.
+	askSpread = 3 * time.Second
 	// retryMin and retryMax bound the pause between failed attempts; a node that
 	// has never joined, which somebody may be waiting for, is less patient.
 	retryMin   = 500 * time.Millisecond
@@ -43,6 +46,9 @@ type Member struct {
 	// certificates from files need no call.
 	Changed func(*Bundle)
 	Logger  *slog.Logger
+
+	once sync.Once
+	wish chan struct{} // see asked
 
 	mu     sync.Mutex
 	bundle *Bundle // guarded by mu
@@ -95,6 +101,10 @@ func (m *Member) Run(ctx context.Context) error {
 		case <-timer.C:
 		case <-woken:
 			last = time.Time{} // Ask, whatever is due.
+		case <-m.asked():
+			last = time.Time{}
+			timer.Reset(rand.N(askSpread))
+			continue
 		}
 		woken = moved
 		now := m.Client.now().Round(0) // Without the monotonic reading: the clock may be set.
@@ -110,6 +120,20 @@ func (m *Member) Run(ctx context.Context) error {
 		}
 		timer.Reset(pauses.Next())
 	}
+}
+
+// Ask makes the Member ask the server soon although nothing is due, but not
+// at the same moment as all others.
+func (m *Member) Ask() {
+	select {
+	case m.asked() <- struct{}{}:
+	default: // It is going to.
+	}
+}
+
+func (m *Member) asked() chan struct{} {
+	m.once.Do(func() { m.wish = make(chan struct{}, 1) })
+	return m.wish
 }
 
 func channel(f func() <-chan struct{}) <-chan struct{} {

@@ -1,9 +1,14 @@
 package e2e
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"skiff/test/hosts"
 )
@@ -16,6 +21,7 @@ func TestAgents(t *testing.T) {
 	server := newHost(t, hosts.Named("server"), hosts.On(network))
 	agent := newHost(t, hosts.Named("agent"), hosts.On(network))
 	server.StartServer()
+	t.Run("no server there", func(t *testing.T) { noServerThere(t, server.For(t), agent.For(t)) })
 	agent.StartAgent(server)
 	agent.WaitReady()
 	server.WaitReady()
@@ -41,6 +47,8 @@ func TestAgents(t *testing.T) {
 			a.Start()
 			a.WaitReady()
 		}},
+		{"a silent network", func(t *testing.T) { silence(t, server.For(t), agent.For(t)) }},
+		{"other settings", func(t *testing.T) { otherSettings(t, server.For(t), agent.For(t)) }},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			step.do(t)
@@ -52,6 +60,85 @@ func TestAgents(t *testing.T) {
 				return err
 			})
 		})
+	}
+}
+
+// noServerThere starts an agent with the address of a server that is not there:
+// it says so, and goes on trying.
+func noServerThere(t *testing.T, server, agent *hosts.Host) {
+	agent.StartAgent(server, "--server", "https://"+agent.Network().Gateway()+":6443")
+	hosts.Eventually(t, patience, "a status that says what is missing", func() error {
+		r := agent.Status()
+		if r.Code != 4 || !strings.Contains(r.Stdout, "connection refused") || !strings.Contains(r.Stdout, "not ready") {
+			return fmt.Errorf("skiff status: %s", r)
+		}
+		return nil
+	})
+	agent.Stop()
+	r := agent.Exec("skiff", "agent")
+	if r.Code != 2 || !strings.Contains(r.Stderr, "--server and --token are needed") {
+		t.Errorf("an agent that knows no server: %s", r)
+	}
+}
+
+// silence cuts the wire between the machines without a word to either: the
+// agent finds out within ten seconds, and works again when it is mended.
+func silence(t *testing.T, server, agent *hosts.Host) {
+	conn, err := agent.DialContext(t.Context(), "tcp", "127.0.0.1:6444")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hello := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	if err := hello.HandshakeContext(t.Context()); err != nil {
+		t.Fatalf("reach the server through the agent's port: %v", err)
+	}
+	agent.Cut(server)
+	begin := time.Now()
+	_ = conn.SetReadDeadline(begin.Add(30 * time.Second))
+	if _, err := io.Copy(io.Discard, hello); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a connection that leads nowhere is still open after 30s")
+	}
+	if took := time.Since(begin); took > 11*time.Second {
+		t.Errorf("it took %s to find out that the server does not answer", took.Round(time.Millisecond))
+	}
+	hosts.Eventually(t, patience, "a note about the server", func() error {
+		if r := agent.Status(); !strings.Contains(r.Stdout, "no server can be reached") {
+			return fmt.Errorf("skiff status: %s", r)
+		}
+		return nil
+	})
+	agent.Heal(server)
+	hosts.Eventually(t, 10*time.Second, "the server's answer", func() error {
+		r := agent.Exec("skiff", "kubectl", "--kubeconfig", "/var/lib/skiff/agent/cred/kubelet.kubeconfig", "get", "node", agent.Name())
+		if r.Code != 0 || strings.Contains(agent.Status().Stdout, "no server can be reached") {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
+}
+
+// otherSettings restarts the server with another setting of the cluster, which
+// the agent takes over by itself.
+func otherSettings(t *testing.T, server, agent *hosts.Host) {
+	pid := agent.Skiff().PID()
+	server.Stop()
+	server.StartServer("--disable", "network-policy")
+	server.WaitReady()
+	hosts.Eventually(t, patience, "the agent to take the setting over", func() error {
+		if !strings.Contains(agent.Log(), "the cluster's settings have changed") {
+			return errors.New("it has not noticed")
+		}
+		if r := agent.Status(); r.Code != 0 {
+			return fmt.Errorf("skiff status: %s", r)
+		}
+		if cni := agent.Run("sh", "-c", "cat /var/lib/skiff/agent/etc/cni/net.d/*"); strings.Contains(cni, "network-policy.sock") {
+			return fmt.Errorf("pods still wait for their policies: %s", cni)
+		}
+		return nil
+	})
+	if now := agent.Skiff().PID(); now != pid {
+		t.Errorf("process %d has become %d, the service manager would not know it", pid, now)
 	}
 }
 

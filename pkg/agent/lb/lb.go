@@ -32,8 +32,11 @@ type Options struct {
 	// Kubeconfig is of an identity that may watch the EndpointSlices of the API;
 	// "" leaves the list to Learn.
 	Kubeconfig string
-	Notes      status.Notes
-	Logger     *slog.Logger
+	// Returned is called when a server answers that did not before: it may be
+	// another than it was. It may be nil, and must not block.
+	Returned func()
+	Notes    status.Notes
+	Logger   *slog.Logger
 }
 
 // Balancer is the component. Make it with New.

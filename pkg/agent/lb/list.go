@@ -112,7 +112,10 @@ func (b *Balancer) know(list []string) {
 const note = "servers"
 
 func (b *Balancer) good(s *server) {
-	back, other := b.pool.good(s, time.Now())
+	returned, back, other := b.pool.good(s, time.Now())
+	if returned && b.o.Returned != nil {
+		b.o.Returned()
+	}
 	if back {
 		b.o.Notes.Clear(note)
 	}

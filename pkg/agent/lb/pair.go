@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// closing is how long one direction may go on when the other has ended.
-const closing = 10 * time.Second
+// How long the other direction may go on when a client, or a server, has ended
+// its own. What a server does not answer any more need not be said.
+const (
+	afterClient = 10 * time.Second
+	afterServer = time.Second
+)
 
 // errSilent is a server that takes connections and does nothing else, as a port
 // forwarding does whose other end is away.
@@ -45,7 +49,11 @@ func (p *pair) run() error {
 	go copyTo(p.client, p.conn, true)
 	go copyTo(p.conn, p.client, false)
 	first := <-ends
-	limit := time.AfterFunc(closing, p.close)
+	patience := afterClient
+	if first.fromServer {
+		patience = afterServer
+	}
+	limit := time.AfterFunc(patience, p.close)
 	defer limit.Stop()
 	second := <-ends
 	switch {

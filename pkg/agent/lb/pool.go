@@ -135,17 +135,18 @@ func (p *pool) lastSeen() time.Time {
 	return p.seen
 }
 
-// good notes that a server has answered. back is true when none had before,
-// other when it is not the one that did.
-func (p *pool) good(s *server, now time.Time) (back, other bool) {
+// good notes that a server has answered. returned is true when it did not
+// before, back when none did, other when another was the one that did.
+func (p *pool) good(s *server, now time.Time) (returned, back, other bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	returned = s.fails > 0
 	s.fails, s.until, p.seen = 0, time.Time{}, now
 	other = p.current != s
 	if slices.Contains(p.servers, s) {
 		p.current = s
 	}
-	return p.turn(false), other
+	return returned, p.turn(false), other
 }
 
 // fail notes that a server has not answered, and reports whether that is news.
