@@ -25,6 +25,7 @@ import (
 	"skiff/pkg/agent/kubelet"
 	"skiff/pkg/agent/lb"
 	"skiff/pkg/agent/netpol"
+	"skiff/pkg/agent/offline"
 	"skiff/pkg/agent/proxy"
 	"skiff/pkg/agent/resolver"
 	"skiff/pkg/agent/runtime"
@@ -34,6 +35,7 @@ import (
 	"skiff/pkg/join"
 	"skiff/pkg/paths"
 	"skiff/pkg/payload"
+	"skiff/pkg/pki"
 	"skiff/pkg/status"
 	"skiff/pkg/version"
 )
@@ -67,6 +69,7 @@ type Agent struct {
 	o   Options
 
 	member   *join.Member
+	offline  *offline.Cache // nil on the node of a server, which is in reach of itself
 	runtime  *runtime.Runtime
 	images   *images.Importer
 	kubelet  *kubelet.Kubelet
@@ -112,6 +115,9 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		// A node alone does not wait for a server when it has what it needs.
 		FromDisk: o.API == nil, Changed: o.Joined, Logger: a.logger("join"),
 	}
+	if o.API == nil {
+		a.offline = a.newOffline()
+	}
 	a.runtime = &runtime.Runtime{
 		Layout: layout, Snapshotter: cfg.Node.Snapshotter, PauseImage: a.pauseImage(),
 		SystemdCgroup: systemd, RestrictOOM: restrict, SystemCNI: !own, Registries: cfg.Node.PrivateRegistry,
@@ -125,29 +131,32 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		a.images.PauseName = a.pauseImage()
 	}
 	a.node = &nodeWatch{
-		name: cfg.Node.Name, kubeconfig: filepath.Join(layout.AgentCred(), "kubelet.kubeconfig"), start: time.Now(), logger: a.logger("node"),
+		name: cfg.Node.Name, kubeconfig: a.kubeconfig("kubelet"), start: time.Now(), logger: a.logger("node"),
+	}
+	if a.offline != nil {
+		a.node.offline = a.offline.Offline
 	}
 	a.kubelet = &kubelet.Kubelet{
-		Layout: layout, NodeName: cfg.Node.Name, NodeIP: fixedIP(cfg), IPv6First: cfg.Node.IP[0].Is6(), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
+		Layout: layout, Kubeconfig: a.kubeconfig("kubelet"), NodeName: cfg.Node.Name, NodeIP: fixedIP(cfg), IPv6First: cfg.Node.IP[0].Is6(), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
 		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: layout.PodResolvConf(),
 		Memory: machineMemory(paths.MemInfo), ControlPlane: cfg.Role == config.RoleServer,
 		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
 	}
 	a.proxy = &proxy.Proxy{
-		Layout: layout, NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
+		Kubeconfig: a.kubeconfig("kube-proxy"), NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
 		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, Metrics: o.ProxyMetrics, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
 	}
 	if own {
 		a.flannel = &flannel.Flannel{
 			Layout: layout, NodeName: cfg.Node.Name, NodeIP: o.Addresses.Node, PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
-			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.agentKubeconfig(),
+			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.kubeconfig("skiff-agent"),
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}
 	}
 	if own && !cfg.Disabled("network-policy") {
 		a.netpol = &netpol.Enforcer{
 			Layout: layout, NodeName: cfg.Node.Name, PodCIDR: cfg.Cluster.PodCIDR, Bridge: flannel.Bridge,
-			Allocated: a.flannel.Allocated, Kubeconfig: a.agentKubeconfig(), Notes: o.Notes, Logger: a.logger("network-policy"),
+			Allocated: a.flannel.Allocated, Kubeconfig: a.kubeconfig("skiff-agent"), Notes: o.Notes, Logger: a.logger("network-policy"),
 		}
 		a.flannel.Gate = layout.NetworkPolicySocket()
 	}
@@ -171,7 +180,7 @@ func (a *Agent) podSideAddresses(ctx context.Context) ([]netip.Addr, error) {
 
 func (a *Agent) dnsOptions() dns.Options {
 	o := dns.Options{
-		NodeName: a.cfg.Node.Name, Kubeconfig: a.agentKubeconfig(), Dir: filepath.Join(a.cfg.Paths.AgentEtc(), "dns"),
+		NodeName: a.cfg.Node.Name, Kubeconfig: a.kubeconfig("skiff-agent"), Dir: filepath.Join(a.cfg.Paths.AgentEtc(), "dns"),
 		ClusterDomain: a.cfg.Cluster.Domain, ServiceIPs: a.cfg.Cluster.DNS,
 		ResolvConf: resolvConfs(a.cfg)[0], SystemdResolvConf: paths.SystemdResolvConf,
 		Disabled: a.cfg.Disabled("coredns"), Notes: a.o.Notes, Logger: a.logger("dns"),
@@ -207,14 +216,19 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 		front = g.Add(a.o.Balancer)
 	}
 	r.Join = g.Add(a.member, component.After(front))
+	// What the clients below go by; without it, the joined node's own files.
+	clients := r.Join
+	if a.offline != nil {
+		clients = g.Add(a.offline, component.After(r.Join))
+	}
 	// Controllers, because the attach-detach controller and the kubelet write
 	// to the same package variables of the CSI volume plug-in, and the one
 	// that comes last must be the kubelet. See docs/adr.
 	resolv := g.Add(a.resolver, component.After(host), component.Restart(component.Backoff{}))
-	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, resolv, pause, r.Join, after.API, after.Controllers))
-	r.Node = g.Add(a.node, component.After(r.Join, after.API))
+	r.Kubelet = g.Add(a.kubelet, component.After(r.Runtime, resolv, pause, clients, after.API, after.Controllers))
+	r.Node = g.Add(a.node, component.After(clients, after.API))
 	if a.cfg.ChosenIP {
-		g.Add(&announcer{book: a.o.Addresses, node: a.node, logger: a.logger("node-address")}, component.After(r.Join, after.API))
+		g.Add(&announcer{book: a.o.Addresses, node: a.node, logger: a.logger("node-address")}, component.After(clients, after.API))
 	}
 	if a.flannel != nil {
 		// Not after the API: what was known last time is set up at once.
@@ -223,19 +237,19 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 	if a.netpol != nil {
 		// Not after flannel: until then, what an earlier skiff has programmed is
 		// in force, and new pods wait.
-		g.Add(a.netpol, component.After(host, r.Join, after.API), component.Restart(component.Backoff{}))
+		g.Add(a.netpol, component.After(host, clients, after.API), component.Restart(component.Backoff{}))
 	} else {
 		g.Task("network-policy", func(ctx context.Context) error { return netpol.Remove(ctx, a.cfg.Paths) }, component.After(host))
 	}
-	r.Proxy = g.Add(a.proxy, component.After(host, r.Join, after.API))
+	r.Proxy = g.Add(a.proxy, component.After(host, clients, after.API))
 	if !a.cfg.Disabled("local-storage") {
 		g.Add(storage.New(storage.Options{
-			NodeName: a.cfg.Node.Name, Base: a.cfg.Node.StoragePath, Kubeconfig: a.agentKubeconfig(), Logger: a.logger("local-storage"),
-		}), component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+			NodeName: a.cfg.Node.Name, Base: a.cfg.Node.StoragePath, Kubeconfig: a.kubeconfig("skiff-agent"), Logger: a.logger("local-storage"),
+		}), component.After(clients, after.API), component.Restart(component.Backoff{}))
 	}
-	r.DNS = g.Add(a.dns, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+	r.DNS = g.Add(a.dns, component.After(clients, after.API), component.Restart(component.Backoff{}))
 	if a.ingress != nil {
-		g.Add(a.ingress, component.After(r.Join, after.API), component.Restart(component.Backoff{}))
+		g.Add(a.ingress, component.After(clients, after.API), component.Restart(component.Backoff{}))
 	}
 	return r
 }
@@ -268,8 +282,27 @@ func imageTag(v string) string {
 	return string(tag)
 }
 
-func (a *Agent) agentKubeconfig() string {
-	return filepath.Join(a.cfg.Paths.AgentCred(), "skiff-agent.kubeconfig")
+// kubeconfig is the path of the kubeconfig of "kubelet", "kube-proxy" or
+// "skiff-agent".
+func (a *Agent) kubeconfig(name string) string {
+	if a.offline != nil {
+		return a.offline.Kubeconfig(name + ".kubeconfig")
+	}
+	return filepath.Join(a.cfg.Paths.AgentCred(), name+".kubeconfig")
+}
+
+// newOffline makes what keeps the node going without a server.
+func (a *Agent) newOffline() *offline.Cache {
+	layout := a.cfg.Paths
+	var kubeconfigs []string
+	for _, name := range []string{"kubelet", "kube-proxy", "skiff-agent"} {
+		kubeconfigs = append(kubeconfigs, filepath.Join(layout.AgentCred(), name+".kubeconfig"))
+	}
+	return offline.New(offline.Options{
+		Dir: layout.Offline(), NodeName: a.cfg.Node.Name, Kubeconfigs: kubeconfigs,
+		Secret: func() ([]byte, error) { return os.ReadFile(filepath.Join(layout.AgentTLS(), pki.ClientKubelet+".key")) },
+		Notes:  a.o.Notes, Logger: a.logger("offline"),
+	})
 }
 
 func (a *Agent) logger(component string) *slog.Logger { return a.o.Logger.With("component", component) }

@@ -24,6 +24,9 @@ type nodeWatch struct {
 	name       string
 	kubeconfig string
 	logger     *slog.Logger
+	// offline reports whether there is nobody to whom the node's state could be
+	// reported; it may be nil.
+	offline func() bool
 
 	start time.Time // of this process' node: what was reported before does not count
 
@@ -46,6 +49,7 @@ func (w *nodeWatch) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make client to watch the node: %w", err)
 	}
+	cfg.ContentType = "application/vnd.kubernetes.protobuf"
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("make client to watch the node: %w", err)
@@ -137,6 +141,9 @@ func (w *nodeWatch) Ready(context.Context) error {
 	n, _ := w.get()
 	if n == nil {
 		return fmt.Errorf("node %s is not registered with the API server", w.name)
+	}
+	if w.offline != nil && w.offline() {
+		return nil // The kubelet, the runtime and the network speak for themselves.
 	}
 	for _, c := range n.Status.Conditions {
 		if c.Type != corev1.NodeReady {

@@ -111,6 +111,9 @@ func (l Layout) AgentTLS() string { return filepath.Join(l.Agent(), "tls") }
 // AgentCred holds the kubeconfigs of the node's components.
 func (l Layout) AgentCred() string { return filepath.Join(l.Agent(), "cred") }
 
+// Offline holds what a node needs to start without a server.
+func (l Layout) Offline() string { return filepath.Join(l.Agent(), "offline") }
+
 // AgentEtc holds the configuration files skiff generates for the node's components.
 func (l Layout) AgentEtc() string { return filepath.Join(l.Agent(), "etc") }
 

@@ -78,10 +78,28 @@ func (l *leases) AcquireLease(ctx context.Context, attrs *lease.LeaseAttrs) (*le
 	if err != nil {
 		return nil, fmt.Errorf("annotate node: %w", err)
 	}
+	if l.written(ctx, notes) {
+		return own, nil
+	}
 	if _, err := l.client.CoreV1().Nodes().Patch(ctx, l.nodeName, types.MergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
 		return nil, fmt.Errorf("annotate node: %w", err)
 	}
 	return own, nil
+}
+
+// written reports whether the node says so already: a start needs no write, nor
+// a server that could take it.
+func (l *leases) written(ctx context.Context, notes map[string]*string) bool {
+	n, err := l.client.CoreV1().Nodes().Get(ctx, l.nodeName, metav1.GetOptions{})
+	if err != nil {
+		return false // The write will say why.
+	}
+	for key, want := range notes {
+		if have, ok := n.Annotations[key]; !ok || have != *want {
+			return false
+		}
+	}
+	return true
 }
 
 func text(raw json.RawMessage) *string {

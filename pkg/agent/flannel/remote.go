@@ -35,6 +35,7 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 	if err != nil {
 		return fmt.Errorf("make client for flannel: %w", err)
 	}
+	cfg.ContentType = "application/vnd.kubernetes.protobuf"
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("make client for flannel: %w", err)

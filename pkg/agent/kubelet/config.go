@@ -54,7 +54,7 @@ func (k *Kubelet) server() (*options.KubeletServer, error) {
 }
 
 func (k *Kubelet) setFlags(f *options.KubeletFlags) error {
-	f.KubeConfig = filepath.Join(k.Layout.AgentCred(), "kubelet.kubeconfig")
+	f.KubeConfig = k.Kubeconfig
 	f.HostnameOverride = k.NodeName
 	f.RootDirectory = k.Layout.Kubelet()
 	f.CertDirectory = k.Layout.AgentTLS()

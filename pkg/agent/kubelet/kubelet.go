@@ -25,8 +25,9 @@ import (
 // Kubelet is the kubelet. Its exported fields must not change once Run has
 // been called.
 type Kubelet struct {
-	Layout   paths.Layout
-	NodeName string
+	Layout     paths.Layout
+	Kubeconfig string
+	NodeName   string
 	// NodeIP are the addresses the user has fixed, at most one per family.
 	// Otherwise the Node object gets them from elsewhere and may get others
 	// while the kubelet runs; IPv6First says which family pods prefer then.

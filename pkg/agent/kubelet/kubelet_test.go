@@ -16,7 +16,7 @@ import (
 func testKubelet(t *testing.T) *Kubelet {
 	t.Helper()
 	k := &Kubelet{
-		Layout:   paths.New(t.TempDir()),
+		Layout: paths.New(t.TempDir()), Kubeconfig: "/nowhere",
 		NodeName: "n1", NodeIP: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
 		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, ClusterDomain: "cluster.local",
 		ResolvConf: "/etc/resolv.conf", Endpoint: "unix:///run/containerd.sock",

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -22,16 +21,15 @@ import (
 
 	"skiff/pkg/component"
 	"skiff/pkg/kube"
-	"skiff/pkg/paths"
 )
 
 // Proxy is kube-proxy. Its exported fields must not change once Run has been
 // called.
 type Proxy struct {
-	Layout   paths.Layout
-	NodeName string
-	NodeIP   []netip.Addr
-	PodCIDR  []netip.Prefix // of the whole cluster
+	Kubeconfig string
+	NodeName   string
+	NodeIP     []netip.Addr
+	PodCIDR    []netip.Prefix // of the whole cluster
 	// OOMScoreAdj as in the kubelet: nil leaves upstream's.
 	OOMScoreAdj *int
 	Args        []string // the user's "name=value", applied last
@@ -167,7 +165,7 @@ func (p *Proxy) defaults() []string {
 		pods = append(pods, c.String())
 	}
 	args := []string{
-		"--kubeconfig=" + filepath.Join(p.Layout.AgentCred(), "kube-proxy.kubeconfig"),
+		"--kubeconfig=" + p.Kubeconfig,
 		"--hostname-override=" + p.NodeName,
 		"--proxy-mode=nftables",
 		"--cluster-cidr=" + strings.Join(pods, ","),

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-
-	"skiff/pkg/paths"
 )
 
 func TestOptions(t *testing.T) {
@@ -26,7 +24,7 @@ func TestOptions(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Proxy{
-				Layout: paths.New(t.TempDir()), NodeName: "n1", NodeIP: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
+				Kubeconfig: "/nowhere", NodeName: "n1", NodeIP: []netip.Addr{netip.MustParseAddr("192.0.2.2")},
 				PodCIDR: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, Args: tt.args, Logger: slog.New(slog.DiscardHandler),
 			}
 			_, at, err := p.options()

@@ -128,6 +128,7 @@ type worker struct {
 
 // serve provisions until ctx ends.
 func (p *Provisioner) serve(ctx context.Context, cfg *rest.Config) error {
+	cfg.ContentType = "application/vnd.kubernetes.protobuf"
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("make client of %s: %w", name, err)
