@@ -36,7 +36,7 @@ $(PAYLOAD)/$(notdir $(1)): go.mod payload/payload.mk
 endef
 $(foreach plugin,$(CNI_PLUGINS),$(eval $(call cni_rule,$(plugin))))
 
-$(PAYLOAD)/announce: payload/announce/main.go go.mod payload/payload.mk
+$(PAYLOAD)/announce: $(filter-out %_test.go,$(wildcard payload/announce/*.go)) go.mod payload/payload.mk
 	CGO_ENABLED=0 $(PAYLOAD_GO) -ldflags '-s -w' -o $@ ./payload/announce
 
 $(PAYLOAD)/pause: payload/pause/pause.c payload/sys.h payload/payload.mk | $(NEEDS)

@@ -11,7 +11,8 @@
 //
 // As an IPAM plug-in it lets host-local choose the addresses, and tells this
 // node's skiff before the pod has them, which is when network policies for it
-// come into force, and after they have been taken away.
+// come into force, and after they have been taken away. A pod whose sandbox is
+// made anew gets the addresses it had, if they are free (memory.go).
 //
 // Source: CNI specification 1.0.0; Linux, Documentation/networking/ip-sysctl
 // (arp_notify, ndisc_notify) and inetdev_event in net/ipv4/devinet.c.
@@ -56,6 +57,8 @@ type config struct {
 	IPAM struct {
 		Type string `json:"type"`
 		Gate string `json:"gate"`
+		// Memory is a directory that survives a reboot.
+		Memory memory `json:"memory"`
 	} `json:"ipam"`
 }
 
@@ -137,6 +140,9 @@ func del(args *skel.CmdArgs) error {
 	if err := invoke.DelegateDel(context.Background(), allocator, args.StdinData, nil); err != nil {
 		return err
 	}
+	if conf.IPAM.Gate == "" {
+		return nil
+	}
 	if conn, err := net.Dial("unix", conf.IPAM.Gate); err == nil {
 		_ = talk(conn, request{Sandbox: args.ContainerID})
 	}
@@ -160,22 +166,38 @@ type answer struct {
 // have them. Otherwise they are given back.
 func allocate(args *skel.CmdArgs, conf config) error {
 	ctx := context.Background()
-	result, err := invoke.DelegateAdd(ctx, allocator, args.StdinData, nil)
+	had := conf.IPAM.Memory.recall(podUID(args.Args))
+	result, err := choose(ctx, args, had)
 	if err != nil {
 		return err
 	}
-	if err := ask(conf.IPAM.Gate, args, result); err != nil {
+	r, err := newRequest(args, result)
+	if err == nil {
+		err = conf.IPAM.Memory.keep(r.UID, had, r.IPs)
+	}
+	if err == nil && conf.IPAM.Gate != "" {
+		err = ask(conf.IPAM.Gate, r)
+	}
+	if err != nil {
 		return errors.Join(err, invoke.DelegateDel(ctx, allocator, args.StdinData, nil))
 	}
 	return types.PrintResult(result, conf.CNIVersion)
 }
 
-// ask asks skiff whether the pod may have its addresses.
-func ask(gate string, args *skel.CmdArgs, result types.Result) error {
-	r, err := newRequest(args, result)
-	if err != nil {
-		return err
+// choose has addresses chosen: those the pod had, if it can have them.
+func choose(ctx context.Context, args *skel.CmdArgs, had []netip.Addr) (types.Result, error) {
+	if len(had) > 0 {
+		if conf, err := asking(args.StdinData, had); err == nil {
+			if result, err := invoke.DelegateAdd(ctx, allocator, conf, nil); err == nil {
+				return result, nil
+			}
+		}
 	}
+	return invoke.DelegateAdd(ctx, allocator, args.StdinData, nil)
+}
+
+// ask asks skiff whether the pod may have its addresses.
+func ask(gate string, r request) error {
 	conn, err := dial(gate)
 	if err != nil {
 		return fmt.Errorf("skiff, which has to know of a pod before it gets its address, does not run on this node: %w", err)

@@ -151,6 +151,9 @@ func (l Layout) CNIConf() string { return filepath.Join(l.AgentEtc(), "cni", "ne
 // CNIState is where the CNI plug-ins keep their allocations.
 func (l Layout) CNIState() string { return filepath.Join(l.Run, "cni") }
 
+// PodAddresses is where the CNI plug-ins remember which address a pod had.
+func (l Layout) PodAddresses() string { return filepath.Join(l.Agent(), "addresses") }
+
 // Kubelet is the kubelet's root directory. It is upstream's default on
 // purpose: CSI drivers and other add-ons mount it by this name.
 func (l Layout) Kubelet() string { return "/var/lib/kubelet" }

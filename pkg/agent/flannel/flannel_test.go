@@ -76,11 +76,11 @@ func TestMemory(t *testing.T) {
 }
 
 func TestWriteCNI(t *testing.T) {
-	t.Run("open", func(t *testing.T) { testWriteCNI(t, "", "host-local") })
-	t.Run("gate", func(t *testing.T) { testWriteCNI(t, "some.sock", "announce") })
+	t.Run("open", func(t *testing.T) { testWriteCNI(t, "") })
+	t.Run("gate", func(t *testing.T) { testWriteCNI(t, "some.sock") })
 }
 
-func testWriteCNI(t *testing.T, gate, ipam string) {
+func testWriteCNI(t *testing.T, gate string) {
 	f := &Flannel{Layout: paths.New(t.TempDir()), Gate: gate}
 	if err := f.writeCNI(network{PodCIDR: prefixes("10.42.3.0/24"), MTU: 1450}); err != nil {
 		t.Fatal(err)
@@ -94,9 +94,9 @@ func testWriteCNI(t *testing.T, gate, ipam string) {
 			Type string
 			MTU  int
 			IPAM struct {
-				Type, Gate string
-				Ranges     [][]struct{ Subnet string }
-				DataDir    string
+				Type, Gate, Memory string
+				Ranges             [][]struct{ Subnet string }
+				DataDir            string
 			}
 		}
 	}
@@ -114,8 +114,8 @@ func testWriteCNI(t *testing.T, gate, ipam string) {
 	if b.MTU != 1450 || b.IPAM.Ranges[0][0].Subnet != "10.42.3.0/24" || b.IPAM.DataDir != filepath.Join(f.Layout.CNIState(), "networks") {
 		t.Errorf("bridge = %+v", b)
 	}
-	if b.IPAM.Type != ipam || b.IPAM.Gate != gate {
-		t.Errorf("addresses by %s, gate %q; want %s, %q", b.IPAM.Type, b.IPAM.Gate, ipam, gate)
+	if b.IPAM.Type != "announce" || b.IPAM.Gate != gate || b.IPAM.Memory != f.Layout.PodAddresses() {
+		t.Errorf("addresses by %+v; want gate %q", b.IPAM, gate)
 	}
 }
 

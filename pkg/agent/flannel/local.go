@@ -177,15 +177,15 @@ func (f *Flannel) writeCNI(n network) error {
 		ranges = append(ranges, []m{{"subnet": p.Masked().String()}})
 	}
 	ipam := m{
-		"type":   "host-local",
+		// It hands on to host-local.
+		"type":   "announce",
+		"gate":   f.Gate,
 		"ranges": ranges,
 		// Below /run, so that a reboot frees the addresses of pods that were
 		// not taken down.
 		"dataDir": f.allocations(),
-	}
-	if f.Gate != "" {
-		// It hands on to host-local.
-		ipam["type"], ipam["gate"] = "announce", f.Gate
+		// Pods get them again, though: Services lead there.
+		"memory": f.Layout.PodAddresses(),
 	}
 	list := m{
 		"cniVersion": "1.0.0",

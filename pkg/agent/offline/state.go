@@ -244,6 +244,8 @@ func (s *state) replace(now time.Time, name string, st *stream, staged map[strin
 		s.join(now, name, st, key)
 	}
 	s.unstage(now, st.table, staged)
+	s.unstage(now, st.table, st.pages) // Of a list that nobody read to its end.
+	st.pages = nil
 	st.version, st.served = version, false
 	if !st.listed {
 		st.listed = true
