@@ -31,6 +31,22 @@ func DefaultRouteAddress() (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("find default route: %w", ErrNoAddress)
 }
 
+// DefaultRouteAddresses returns DefaultRouteAddress of each family that has one,
+// IPv4 first.
+func DefaultRouteAddresses() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		addr, err := defaultRouteAddress(family)
+		switch {
+		case err == nil:
+			out = append(out, addr)
+		case !errors.Is(err, ErrNoAddress):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func defaultRouteAddress(family int) (netip.Addr, error) {
 	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {

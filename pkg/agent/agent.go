@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -131,13 +132,14 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		a.images.PauseName = a.pauseImage()
 	}
 	a.node = &nodeWatch{
-		name: cfg.Node.Name, kubeconfig: a.kubeconfig("kubelet"), start: time.Now(), logger: a.logger("node"),
+		name: cfg.Node.Name, kubeconfig: a.kubeconfig("kubelet"), external: cfg.Node.ExternalIP, start: time.Now(), logger: a.logger("node"),
 	}
 	if a.offline != nil {
 		a.node.offline = a.offline.Offline
 	}
 	a.kubelet = &kubelet.Kubelet{
-		Layout: layout, Kubeconfig: a.kubeconfig("kubelet"), NodeName: cfg.Node.Name, NodeIP: fixedIP(cfg), IPv6First: cfg.Node.IP[0].Is6(), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
+		Layout: layout, Kubeconfig: a.kubeconfig("kubelet"), NodeName: cfg.Node.Name, NodeIP: fixedIP(cfg), IPv6First: cfg.Node.IP[0].Is6(),
+		IPv6: slices.ContainsFunc(cfg.Node.IP, netip.Addr.Is6), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
 		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: layout.PodResolvConf(),
 		Memory: machineMemory(paths.MemInfo), ControlPlane: cfg.Role == config.RoleServer,
 		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
@@ -148,10 +150,15 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	if own {
 		a.flannel = &flannel.Flannel{
-			Layout: layout, NodeName: cfg.Node.Name, NodeIP: o.Addresses.Node, PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
-			Backend: cfg.Cluster.FlannelBackend, Kubeconfig: a.kubeconfig("skiff-agent"),
+			Layout: layout, NodeName: cfg.Node.Name, NodeIP: o.Addresses.Node, Moved: o.Addresses.Changed,
+			PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
+			Backend: cfg.Cluster.FlannelBackend, Interface: cfg.Node.FlannelIface, IPv6Masquerade: cfg.Cluster.FlannelIPv6Masq,
+			Notes: o.Notes, Kubeconfig: a.kubeconfig("skiff-agent"),
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}
+	}
+	if own && cfg.Cluster.FlannelExternalIP {
+		a.flannel.ExternalIP = cfg.Node.ExternalIP
 	}
 	if own && !cfg.Disabled("network-policy") {
 		a.netpol = &netpol.Enforcer{
@@ -186,7 +193,7 @@ func (a *Agent) dnsOptions() dns.Options {
 		Disabled: a.cfg.Disabled("coredns"), Notes: a.o.Notes, Logger: a.logger("dns"),
 	}
 	if a.flannel != nil {
-		o.Address = a.flannel.Gateway
+		o.Addresses = a.flannel.Gateways
 		return o
 	}
 	// Without a bridge of ours the node's own address must do, which others
@@ -195,7 +202,7 @@ func (a *Agent) dnsOptions() dns.Options {
 	for _, ip := range a.o.Addresses.Node() {
 		o.Allow = append(o.Allow, netip.PrefixFrom(ip, ip.BitLen()))
 	}
-	o.Address = func(context.Context) (netip.Addr, error) { return a.o.Addresses.First() }
+	o.Addresses = func(context.Context) ([]netip.Addr, error) { return a.o.Addresses.Node(), nil }
 	return o
 }
 

@@ -2,20 +2,26 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"skiff/internal/backoff"
 	"skiff/pkg/component"
+	"skiff/pkg/join"
 )
 
 // nodeWatch follows this node's Node object, by the kubelet's own identity,
@@ -23,6 +29,7 @@ import (
 type nodeWatch struct {
 	name       string
 	kubeconfig string
+	external   []netip.Addr // to be told to the server
 	logger     *slog.Logger
 	// offline reports whether there is nobody to whom the node's state could be
 	// reported; it may be nil.
@@ -64,8 +71,41 @@ func (w *nodeWatch) Run(ctx context.Context) error {
 			DeleteFunc: func(any) { w.set(nil) },
 		},
 	})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { w.tellExternal(ctx, client) })
 	informer.RunWithContext(ctx)
 	return nil
+}
+
+// tellExternal keeps the Node saying what --node-external-ip says.
+func (w *nodeWatch) tellExternal(ctx context.Context, client kubernetes.Interface) {
+	texts := make([]string, len(w.external))
+	for i, a := range w.external {
+		texts[i] = a.String()
+	}
+	want := strings.Join(texts, ",")
+	retry := backoff.Sequence{Min: time.Second, Max: time.Minute}
+	for {
+		if w.wait(ctx, func(n *corev1.Node) bool { return n.Annotations[join.ExternalIPAnnotation] != want }) != nil {
+			return
+		}
+		var value any
+		if want != "" {
+			value = want
+		}
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{join.ExternalIPAnnotation: value}}})
+		if err == nil {
+			_, err = client.CoreV1().Nodes().Patch(ctx, w.name, types.MergePatchType, patch, metav1.PatchOptions{})
+		}
+		if err != nil && ctx.Err() == nil {
+			w.logger.Warn("the server does not know yet of --node-external-ip; trying again", "error", err)
+		}
+		// Also after a success: until the watch shows it.
+		if retry.Wait(ctx) != nil {
+			return
+		}
+	}
 }
 
 func (w *nodeWatch) set(obj any) {

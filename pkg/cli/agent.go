@@ -110,6 +110,7 @@ func (w *worker) join(ctx context.Context, p parts) error {
 	c := bundle.Cluster
 	cfg, err := w.cfg.InCluster(config.Cluster{
 		PodCIDR: c.PodCIDR, ServiceCIDR: c.ServiceCIDR, DNS: c.DNS, Domain: c.Domain, FlannelBackend: c.FlannelBackend,
+		FlannelExternalIP: c.FlannelExternalIP, FlannelIPv6Masq: c.FlannelIPv6Masq,
 	}, c.Disable)
 	if err != nil {
 		return fmt.Errorf("be a node of this cluster, as its server has set it up: %w", err)

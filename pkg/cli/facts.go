@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"skiff/internal/netx"
@@ -20,10 +18,7 @@ func gatherFacts() (config.Facts, error) {
 	if f.WorkingDir, err = os.Getwd(); err != nil {
 		return f, fmt.Errorf("find working directory: %w", err)
 	}
-	switch route, err := netx.DefaultRouteAddress(); {
-	case err == nil:
-		f.RouteAddresses = []netip.Addr{route}
-	case !errors.Is(err, netx.ErrNoAddress):
+	if f.RouteAddresses, err = netx.DefaultRouteAddresses(); err != nil {
 		return f, fmt.Errorf("find this host's address: %w; set --node-ip", err)
 	}
 	if f.Addresses, err = netx.HostAddresses(); err != nil {

@@ -30,7 +30,6 @@ func componentModules() []componentModule {
 		{"kubernetes", "k8s.io/kubernetes"},
 		{"containerd", "github.com/containerd/containerd/v2"},
 		{"kine", "github.com/k3s-io/kine"},
-		{"flannel", "github.com/flannel-io/flannel"},
 		{"coredns", "github.com/coredns/coredns"},
 	}
 }

@@ -30,6 +30,7 @@ func (c *Config) complete(role Role, f Facts) (Completed, error) {
 	d.Node.IP = slices.Clone(c.Node.IP)
 
 	d.completePaths(f)
+	d.completeRanges()
 	if err := d.validateInput(role); err != nil {
 		return Completed{}, err // what follows is worked out from what was given
 	}
@@ -64,6 +65,42 @@ func (c *Config) complete(role Role, f Facts) (Completed, error) {
 		return Completed{}, err
 	}
 	return Completed{d}, nil
+}
+
+// completeRanges gives ranges that were left at their defaults the IP families
+// of those that were not, and of --node-ip if none was given. A server that
+// serves IPv6 listens for both families.
+func (d *completed) completeRanges() {
+	defaults := Default().Cluster
+	noPods, noServices := slices.Equal(d.Cluster.PodCIDR, defaults.PodCIDR), slices.Equal(d.Cluster.ServiceCIDR, defaults.ServiceCIDR)
+	switch {
+	case noPods && noServices && len(d.Node.IP) > 0 && d.Node.IP[0].Is6():
+		d.Cluster.PodCIDR, d.Cluster.ServiceCIDR = []netip.Prefix{podsV6()}, []netip.Prefix{servicesV6()}
+	case noServices:
+		d.Cluster.ServiceCIDR = sameFamilies(d.Cluster.PodCIDR, defaults.ServiceCIDR[0], servicesV6())
+	case noPods:
+		d.Cluster.PodCIDR = sameFamilies(d.Cluster.ServiceCIDR, defaults.PodCIDR[0], podsV6())
+	}
+	isV6 := func(p netip.Prefix) bool { return p.Addr().Is6() }
+	if d.Server.BindAddress == netip.IPv4Unspecified() && slices.ContainsFunc(d.Cluster.PodCIDR, isV6) {
+		d.Server.BindAddress = netip.IPv6Unspecified()
+	}
+}
+
+// The ranges of IPv6, as in K3s.
+func podsV6() netip.Prefix     { return netip.MustParsePrefix("fd00:42::/56") }
+func servicesV6() netip.Prefix { return netip.MustParsePrefix("fd00:43::/112") }
+
+func sameFamilies(as []netip.Prefix, v4, v6 netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range as {
+		if p.Addr().Is4() {
+			out = append(out, v4)
+		} else {
+			out = append(out, v6)
+		}
+	}
+	return out
 }
 
 func (d *completed) completePaths(f Facts) {

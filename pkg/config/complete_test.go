@@ -56,6 +56,18 @@ func TestCompleteAddresses(t *testing.T) {
 			want:  "192.0.2.10,2001:db8::10; -; 192.0.2.10; 10.43.0.1; 10.43.0.10,fd00:43::a",
 		},
 		{
+			name: "the families of the other range", facts: lan, flags: map[string][]string{"cluster-cidr": {"fd00:77::/56,10.77.0.0/16"}},
+			want: "2001:db8::10,192.0.2.10; -; 2001:db8::10; fd00:43::1; fd00:43::a,10.43.0.10",
+		},
+		{
+			name: "the family of the services", facts: lan, flags: map[string][]string{"service-cidr": {"fd00:99::/112"}},
+			want: "2001:db8::10; -; 2001:db8::10; fd00:99::1; fd00:99::a",
+		},
+		{
+			name: "the family of the node", facts: lan, flags: map[string][]string{"node-ip": {"2001:db8::10"}},
+			want: "2001:db8::10; -; 2001:db8::10; fd00:43::1; fd00:43::a",
+		},
+		{
 			name: "given", facts: lan,
 			flags: map[string][]string{"node-ip": {"203.0.113.5"}, "bind-address": {"203.0.113.6"}, "cluster-dns": {"10.43.0.53"}},
 			want:  "203.0.113.5; -; 203.0.113.6; 10.43.0.1; 10.43.0.53",
@@ -79,6 +91,20 @@ func TestCompleteAddresses(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestListenForIPv6 looks at where the API is served when there are IPv6 pods.
+func TestListenForIPv6(t *testing.T) {
+	lan := Facts{Hostname: "a", RouteAddresses: addrs("192.0.2.10", "2001:db8::10"), Addresses: addrs("192.0.2.10", "2001:db8::10")}
+	for pods, want := range map[string]string{"10.42.0.0/16": "0.0.0.0", "fd00:42::/56": "::", "10.42.0.0/16,fd00:42::/56": "::"} {
+		c, err := loadFlags(t, map[string][]string{"cluster-cidr": {pods}}).Complete(RoleServer, lan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Server.BindAddress.String(); got != want || c.LocalURL() != "https://127.0.0.1:6443" {
+			t.Errorf("pods in %s: listening on %s, found at %s, want %s", pods, got, c.LocalURL(), want)
+		}
 	}
 }
 
@@ -121,8 +147,8 @@ func TestCompleteErrors(t *testing.T) {
 		},
 		{
 			name:  "families",
-			flags: map[string][]string{"cluster-cidr": {"10.42.0.0/16,fd00:42::/56"}},
-			want:  []string{`invalid --service-cidr "10.43.0.0/16": give one range per IP family of --cluster-cidr 10.42.0.0/16,fd00:42::/56`},
+			flags: map[string][]string{"cluster-cidr": {"10.42.0.0/16,fd00:42::/56"}, "service-cidr": {"10.53.0.0/16"}},
+			want:  []string{`invalid --service-cidr "10.53.0.0/16": give one range per IP family of --cluster-cidr 10.42.0.0/16,fd00:42::/56`},
 		},
 		{
 			name:  "dns",
@@ -147,7 +173,7 @@ func TestCompleteErrors(t *testing.T) {
 				`invalid --datastore-endpoint "postgers://u:[redacted]@h/d": want a URL that begins with one of sqlite://, postgres://, postgresql://, mysql://, http://, https://; did you mean postgres?`,
 				`invalid --service-node-port-range "32767-30000": want ports between 1 and 65535, the lower one first`,
 				`invalid --cluster-domain "Cluster.Local": want a DNS domain like cluster.local, in lower case`,
-				`invalid --flannel-backend "vxlna": want one of vxlan, host-gw, none; did you mean vxlan?`,
+				`invalid --flannel-backend "vxlna": want one of vxlan, host-gw, wireguard-native, none; did you mean vxlan?`,
 				`invalid --snapshotter "zfs": want one of auto, overlayfs, native`,
 			},
 		},

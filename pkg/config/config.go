@@ -62,6 +62,8 @@ type Node struct {
 	Snapshotter     string       // "auto", "overlayfs" or "native"
 	PauseImage      string       // default: the image skiff makes itself
 	PrivateRegistry string       // path of registries.yaml
+	ExternalIP      []netip.Addr // by which the node is reached from outside, if not by IP
+	FlannelIface    string       // interface by which other nodes are reached; "" is the one with IP
 	StoragePath     string       // directory of local-path volumes; default paths.Layout.Storage
 	// NoDefaultEndpoint keeps registries that have mirrors from being asked
 	// themselves.
@@ -77,7 +79,11 @@ type Cluster struct {
 	NodePortRange  string       // "30000-32767"
 	DNS            []netip.Addr // default: the tenth address of ServiceCIDR
 	Domain         string
-	FlannelBackend string // "vxlan", "host-gw" or "none"
+	FlannelBackend string // "vxlan", "host-gw", "wireguard-native" or "none"
+	// FlannelExternalIP makes nodes reach each other by Node.ExternalIP.
+	FlannelExternalIP bool
+	// FlannelIPv6Masq hides pods with public IPv6 addresses behind their node's.
+	FlannelIPv6Masq bool
 }
 
 // Server configures the control plane.
@@ -172,11 +178,19 @@ func (c Completed) APIURL() string {
 // address, unless --bind-address leaves that out.
 func (c Completed) LocalURL() string {
 	host := c.Server.BindAddress
-	switch {
-	case host.IsUnspecified() && host.Is4():
+	if host.IsUnspecified() {
+		// That of IPv6 takes IPv4 as well, which the loopback interface always has.
 		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case host.IsUnspecified():
-		host = netip.IPv6Loopback()
 	}
 	return "https://" + netip.AddrPortFrom(host, uint16(c.Server.Port)).String()
+}
+
+// KubernetesServiceIPs are the addresses that the API's Service may have, one
+// for each IP family.
+func (c Completed) KubernetesServiceIPs() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.Cluster.ServiceCIDR {
+		out = append(out, nth(p, 1))
+	}
+	return out
 }

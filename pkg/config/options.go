@@ -170,7 +170,7 @@ func clusterOptions() []Option {
 		},
 		{
 			Name:  "service-cidr",
-			Usage: "address range of services; one per IP family",
+			Usage: "address range of services; one per IP family, and of the same families as cluster-cidr",
 			Bind:  func(c *Config) Value { return prefixesValue(&c.Cluster.ServiceCIDR) },
 		},
 		{
@@ -191,8 +191,18 @@ func clusterOptions() []Option {
 		},
 		{
 			Name:  "flannel-backend",
-			Usage: "how pods of different nodes reach each other: vxlan, host-gw (nodes in one layer 2 network), or none (bring your own CNI plug-in)",
+			Usage: "how pods of different nodes reach each other: vxlan, host-gw (nodes in one layer 2 network), wireguard-native (encrypted), or none (bring your own CNI plug-in)",
 			Bind:  func(c *Config) Value { return stringValue(&c.Cluster.FlannelBackend) },
+		},
+		{
+			Name:  "flannel-external-ip",
+			Usage: "nodes reach each other's pods by their --node-external-ip",
+			Bind:  func(c *Config) Value { return boolValue(&c.Cluster.FlannelExternalIP) },
+		},
+		{
+			Name:  "flannel-ipv6-masq",
+			Usage: "pods with public IPv6 addresses, too, talk to the outside by the address of their node",
+			Bind:  func(c *Config) Value { return boolValue(&c.Cluster.FlannelIPv6Masq) },
 		},
 	}
 }
@@ -269,6 +279,17 @@ func nodeOptions() []Option {
 			Usage:       "address of this node; one per IP family",
 			DefaultText: "the address of the default route, else any address of the host, else one that skiff adds",
 			Bind:        func(c *Config) Value { return addrsValue(&c.Node.IP) },
+		},
+		{
+			Name:  "node-external-ip",
+			Usage: "address by which this node is reached from outside, as on a router that translates addresses; one per IP family",
+			Bind:  func(c *Config) Value { return addrsValue(&c.Node.ExternalIP) },
+		},
+		{
+			Name:        "flannel-iface",
+			Usage:       "network interface by which other nodes are reached",
+			DefaultText: "the one with the node-ip",
+			Bind:        func(c *Config) Value { return stringValue(&c.Node.FlannelIface) },
 		},
 		{
 			Name:  "node-label",

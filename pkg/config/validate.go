@@ -56,7 +56,7 @@ func (d *completed) validateCluster(p *problems) {
 	if !isDomain(d.Cluster.Domain) {
 		p.add("cluster-domain", d.Cluster.Domain, "want a DNS domain like cluster.local, in lower case")
 	}
-	oneOf(p, "flannel-backend", d.Cluster.FlannelBackend, "vxlan", "host-gw", "none")
+	oneOf(p, "flannel-backend", d.Cluster.FlannelBackend, "vxlan", "host-gw", "wireguard-native", "none")
 }
 
 // validate checks the completed values against each other.
@@ -196,6 +196,17 @@ func (d *completed) validateNodeIP(p *problems) {
 				p.add("node-ip", a, "it lies in --%s %s", r.option, r.prefix)
 			}
 		}
+	}
+	if e := d.Node.ExternalIP; len(e) > 2 || len(e) == 2 && e[0].Is4() == e[1].Is4() {
+		p.add("node-external-ip", joinStrings(e), "want at most one address per IP family")
+	}
+	for _, a := range d.Node.ExternalIP {
+		if !a.IsGlobalUnicast() {
+			p.add("node-external-ip", a, "nobody outside can reach this kind of address")
+		}
+	}
+	if d.Cluster.FlannelExternalIP && len(d.Node.ExternalIP) == 0 {
+		p.add("flannel-external-ip", true, "it needs --node-external-ip, on every node")
 	}
 	for _, pods := range d.Cluster.PodCIDR {
 		sameFamily := func(a netip.Addr) bool { return a.Is4() == pods.Addr().Is4() }

@@ -23,6 +23,10 @@ const (
 	CACertsPath = "/cacerts"
 )
 
+// ExternalIPAnnotation is what a node writes --node-external-ip into on its Node
+// object, addresses with commas between, and the server reads.
+const ExternalIPAnnotation = "skiff.dev/external-ip"
+
 // Limits of a message, in bytes.
 const (
 	maxRequest  = 64 << 10
@@ -67,6 +71,9 @@ type Cluster struct {
 	DNS            []netip.Addr   `json:"dns"`
 	Domain         string         `json:"domain"`
 	FlannelBackend string         `json:"flannelBackend"`
+	// As in pkg/config.
+	FlannelExternalIP bool `json:"flannelExternalIP,omitempty"`
+	FlannelIPv6Masq   bool `json:"flannelIPv6Masq,omitempty"`
 	// Disable names the bundled parts that the cluster does without.
 	Disable []string `json:"disable,omitempty"`
 	// Servers are host:port of every server, to be tried in order.
@@ -77,7 +84,8 @@ type Cluster struct {
 // the other: whether all but the servers' addresses is equal.
 func (c Cluster) Same(o Cluster) bool {
 	return slices.Equal(c.PodCIDR, o.PodCIDR) && slices.Equal(c.ServiceCIDR, o.ServiceCIDR) && slices.Equal(c.DNS, o.DNS) &&
-		c.Domain == o.Domain && c.FlannelBackend == o.FlannelBackend && slices.Equal(c.Disable, o.Disable)
+		c.Domain == o.Domain && c.FlannelBackend == o.FlannelBackend &&
+		c.FlannelExternalIP == o.FlannelExternalIP && c.FlannelIPv6Masq == o.FlannelIPv6Masq && slices.Equal(c.Disable, o.Disable)
 }
 
 // Refusal is the body of every answer that is not 200.

@@ -192,7 +192,6 @@ var components = []struct{ prefix, name string }{
 	{"k8s.io/apiextensions-apiserver", "kube-apiserver"},
 	{"k8s.io/kube-aggregator", "kube-apiserver"},
 	{"k8s.io/cloud-provider", "cloud"},
-	{"github.com/flannel-io/flannel", "flannel"},
 	{"k8s.io/client-go", "client-go"},
 	{"k8s.io/", "kubernetes"},
 }

@@ -51,6 +51,9 @@ func (l Layout) ImagesState() string { return filepath.Join(l.Agent(), "images.j
 // Network remembers this node's pod network between starts.
 func (l Layout) Network() string { return filepath.Join(l.Agent(), "network.json") }
 
+// WireGuardKey is the private key of the node's tunnel to the others.
+func (l Layout) WireGuardKey() string { return filepath.Join(l.Agent(), "wireguard.key") }
+
 // PodResolvConf is what pods' resolv.conf is made from.
 func (l Layout) PodResolvConf() string { return filepath.Join(l.AgentEtc(), "resolv.conf") }
 

@@ -72,7 +72,7 @@ func (i *identity) facts() pki.Facts {
 		NodeName:   c.Node.Name,
 		Hostname:   c.Hostname,
 		Addresses:  append([]netip.Addr{i.book.Advertised()}, i.book.Node()...),
-		ServiceIPs: []netip.Addr{c.KubernetesServiceIP},
+		ServiceIPs: c.KubernetesServiceIPs(),
 		Domain:     c.Cluster.Domain,
 		Extra:      c.Server.TLSSAN,
 	}
@@ -99,8 +99,8 @@ func (i *identity) cluster() join.Cluster {
 		ServiceCIDR:    c.ServiceCIDR,
 		DNS:            c.DNS,
 		Domain:         c.Domain,
-		FlannelBackend: c.FlannelBackend,
-		Servers:        []string{netip.AddrPortFrom(i.book.Advertised(), uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
+		FlannelBackend: c.FlannelBackend, FlannelExternalIP: c.FlannelExternalIP, FlannelIPv6Masq: c.FlannelIPv6Masq,
+		Servers: []string{netip.AddrPortFrom(i.book.Advertised(), uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
 	}
 }
 

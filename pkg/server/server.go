@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
@@ -292,10 +294,6 @@ func (s *Server) AddTo(g *component.Group) Refs {
 // deployer applies the bundled manifests, ours and the modules', and those of
 // the user.
 func (s *Server) deployer(logger *slog.Logger) *deploy.Deployer {
-	dns := ""
-	if len(s.cfg.Cluster.DNS) > 0 {
-		dns = s.cfg.Cluster.DNS[0].String()
-	}
 	return deploy.New(deploy.Options{
 		Config: func(context.Context) (*rest.Config, error) {
 			c := s.api.Loopback()
@@ -309,9 +307,25 @@ func (s *Server) deployer(logger *slog.Logger) *deploy.Deployer {
 		Disabled: func(name string) bool {
 			return s.cfg.Disabled(name) || name == "gateway-api" && s.cfg.Disabled("ingress")
 		},
-		Vars:   map[string]string{"CLUSTER_DNS": dns, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain},
+		Vars:   s.vars(),
 		AddOns: s.o.AddOns,
 		Notes:  s.o.Notes,
 		Logger: logger,
 	})
+}
+
+// vars are what bundled manifests may refer to, by the names that K3s has.
+func (s *Server) vars() map[string]string {
+	quoted := make([]string, len(s.cfg.Cluster.DNS))
+	for i, a := range s.cfg.Cluster.DNS {
+		quoted[i] = strconv.Quote(a.String())
+	}
+	policy := "SingleStack"
+	if len(quoted) > 1 {
+		policy = "RequireDualStack"
+	}
+	return map[string]string{
+		"CLUSTER_DNS": s.cfg.Cluster.DNS[0].String(), "CLUSTER_DNS_LIST": strings.Join(quoted, ", "),
+		"CLUSTER_DNS_IPFAMILYPOLICY": policy, "CLUSTER_DOMAIN": s.cfg.Cluster.Domain,
+	}
 }

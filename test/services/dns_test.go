@@ -74,12 +74,12 @@ func (c *cluster) testDNS(t *testing.T) {
 	o := dns.Options{
 		NodeName: "n1", Kubeconfig: c.kubeconfig, Dir: filepath.Join(c.dir, "dns"), ClusterDomain: "cluster.local",
 		ServiceIPs: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, ResolvConf: resolv,
-		Address: func(context.Context) (netip.Addr, error) { return netip.MustParseAddr(podGateway), nil },
-		Notes:   n, Logger: c.logger.With("component", "dns"),
+		Addresses: func(context.Context) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(podGateway)}, nil },
+		Notes:     n, Logger: c.logger.With("component", "dns"),
 	}
 	server := dns.New(o)
 	stop := start(t, server)
-	r := resolver{t: t, addr: server.Listening()}
+	r := resolver{t: t, addr: server.Listening()[0]}
 	if r.addr.Port() == 10053 {
 		t.Error("the port that is taken was chosen")
 	}

@@ -44,8 +44,8 @@ import /etc/coredns/custom/*.server
 
 // adaptation is what a Corefile written for a container is changed to.
 type adaptation struct {
-	Listen     netip.AddrPort
-	Dir        string // takes the place of /etc/coredns
+	Listen     []netip.AddrPort // all with the same port
+	Dir        string           // takes the place of /etc/coredns
 	Kubeconfig string
 	Resolvers  []string // take the place of /etc/resolv.conf
 	Allow      []netip.Prefix
@@ -112,12 +112,16 @@ func (a adaptation) block(out *bytes.Buffer, b caddyfile.ServerBlock) error {
 	for i, k := range b.Keys {
 		keys[i] = k
 		if !bound {
-			keys[i] = withPort(k, a.Listen.Port())
+			keys[i] = withPort(k, a.Listen[0].Port())
 		}
 	}
 	fmt.Fprintf(out, "%s {\n", strings.Join(keys, " "))
 	if !bound {
-		fmt.Fprintf(out, "    bind %s\n", a.Listen.Addr())
+		out.WriteString("    bind")
+		for _, l := range a.Listen {
+			out.WriteString(" " + l.Addr().String())
+		}
+		out.WriteString("\n")
 	}
 	if _, ok := b.Tokens["acl"]; !ok && len(a.Allow) > 0 {
 		fmt.Fprintf(out, "    acl {\n        allow net %s\n        block\n    }\n", join(a.Allow))

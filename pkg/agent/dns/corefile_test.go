@@ -17,7 +17,7 @@ import (
 // directory exist so that CoreDNS itself accepts the result.
 func someAdaptation() adaptation {
 	return adaptation{
-		Listen: netip.MustParseAddrPort("10.42.0.1:10053"), Dir: "testdata/dir", Kubeconfig: "testdata/kubeconfig",
+		Listen: []netip.AddrPort{netip.MustParseAddrPort("10.42.0.1:10053")}, Dir: "testdata/dir", Kubeconfig: "testdata/kubeconfig",
 		Resolvers: []string{"192.0.2.1", "2001:db8::1"},
 	}
 }

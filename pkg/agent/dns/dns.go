@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,8 +51,9 @@ type Options struct {
 	// one where systemd-resolved keeps the real list when ResolvConf names its
 	// stub only.
 	ResolvConf, SystemdResolvConf string
-	// Address blocks until the address to listen on exists.
-	Address func(ctx context.Context) (netip.Addr, error)
+	// Addresses blocks until the addresses to listen on exist: one for each IP
+	// family of the cluster, in its order.
+	Addresses func(ctx context.Context) ([]netip.Addr, error)
 	// Port is the preferred port; another one is taken when it is in use.
 	// Default: DefaultPort.
 	Port uint16
@@ -69,8 +71,8 @@ type Server struct {
 	o Options
 
 	mu      sync.Mutex
-	listen  netip.AddrPort // guarded by mu; zero until listening
-	problem string         // guarded by mu; what Ready says before listening
+	listen  []netip.AddrPort // guarded by mu; none until listening
+	problem string           // guarded by mu; what Ready says before listening
 }
 
 var (
@@ -113,14 +115,14 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.serve(ctx, client)
 }
 
-// where waits for the address to listen on and chooses the port.
-func (s *Server) where(ctx context.Context) (netip.AddrPort, error) {
+// where waits for the addresses to listen on and chooses the port.
+func (s *Server) where(ctx context.Context) ([]netip.AddrPort, error) {
 	s.setProblem("waiting for the address of the pod network")
-	addr, err := s.o.Address(ctx)
+	addrs, err := s.o.Addresses(ctx)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("get address for cluster DNS: %w", err)
+		return nil, fmt.Errorf("get address for cluster DNS: %w", err)
 	}
-	return choosePort(ctx, addr, s.o.Port)
+	return choosePort(ctx, addrs, s.o.Port)
 }
 
 // serve runs the inputs, the publisher and CoreDNS until ctx ends.
@@ -163,8 +165,8 @@ func (s *Server) serve(parent context.Context, client *client) error {
 		return err
 	}
 	s.setListening(listen)
-	s.o.Logger.Info("cluster DNS is listening", "address", listen, "domain", s.o.ClusterDomain)
-	wg.Go(func() { publish(ctx, client, s.o, listen) })
+	s.o.Logger.Info("cluster DNS is listening", "addresses", listen, "domain", s.o.ClusterDomain)
+	wg.Go(func() { publishAll(ctx, client, s.o, listen) })
 
 	for {
 		select {
@@ -190,8 +192,12 @@ const (
 )
 
 // own lists the addresses that lead back to this name server.
-func (s *Server) own(listen netip.AddrPort) []netip.Addr {
-	return append([]netip.Addr{listen.Addr()}, s.o.ServiceIPs...)
+func (s *Server) own(listen []netip.AddrPort) []netip.Addr {
+	own := slices.Clone(s.o.ServiceIPs)
+	for _, l := range listen {
+		own = append(own, l.Addr())
+	}
+	return own
 }
 
 // Ready implements component.Readier: it asks our own socket for the name of
@@ -203,14 +209,15 @@ func (s *Server) Ready(ctx context.Context) error {
 	s.mu.Lock()
 	listen, problem := s.listen, s.problem
 	s.mu.Unlock()
-	if !listen.IsValid() {
+	if len(listen) == 0 {
 		return errors.New(problem)
 	}
-	return probe(ctx, listen, "kubernetes.default.svc."+s.o.ClusterDomain+".")
+	// The API's Service has one family, the cluster's first.
+	return probe(ctx, listen[0], "kubernetes.default.svc."+s.o.ClusterDomain+".")
 }
 
-// Listening returns where the name server listens; the zero value means not yet.
-func (s *Server) Listening() netip.AddrPort {
+// Listening returns where the name server listens; nothing means not yet.
+func (s *Server) Listening() []netip.AddrPort {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.listen
@@ -222,7 +229,7 @@ func (s *Server) setProblem(p string) {
 	s.problem = p
 }
 
-func (s *Server) setListening(a netip.AddrPort) {
+func (s *Server) setListening(a []netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.listen = a

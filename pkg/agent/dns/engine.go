@@ -22,7 +22,7 @@ const noteKey = "cluster-dns"
 // engine owns the CoreDNS instance. It is used by one goroutine.
 type engine struct {
 	o      Options
-	listen netip.AddrPort
+	listen []netip.AddrPort
 	report reporter
 
 	instance *caddy.Instance

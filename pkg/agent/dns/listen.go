@@ -11,19 +11,34 @@ import (
 	mdns "github.com/miekg/dns"
 )
 
-// choosePort returns the preferred port on addr, or another one when that is
-// taken for UDP or TCP. CoreDNS opens its sockets itself, so they are closed
-// again here.
-func choosePort(ctx context.Context, addr netip.Addr, preferred uint16) (netip.AddrPort, error) {
+// choosePort returns the preferred port on all addresses, or another one when
+// that is taken for UDP or TCP. CoreDNS opens its sockets itself, so they are
+// closed again here.
+func choosePort(ctx context.Context, addrs []netip.Addr, preferred uint16) ([]netip.AddrPort, error) {
 	var errs []error
 	for _, port := range []uint16{preferred, 0, 0, 0} {
-		got, err := tryPort(ctx, netip.AddrPortFrom(addr, port))
+		got, err := tryPorts(ctx, addrs, port)
 		if err == nil {
 			return got, nil
 		}
 		errs = append(errs, err)
 	}
-	return netip.AddrPort{}, fmt.Errorf("find a free port for cluster DNS on %s: %w", addr, errors.Join(errs...))
+	return nil, fmt.Errorf("find a free port for cluster DNS on %s: %w", addrs, errors.Join(errs...))
+}
+
+// tryPorts is tryPort for all addresses. Port 0 is any that the first one has
+// free.
+func tryPorts(ctx context.Context, addrs []netip.Addr, port uint16) ([]netip.AddrPort, error) {
+	out := make([]netip.AddrPort, 0, len(addrs))
+	for _, addr := range addrs {
+		got, err := tryPort(ctx, netip.AddrPortFrom(addr, port))
+		if err != nil {
+			return nil, err
+		}
+		port = got.Port()
+		out = append(out, got)
+	}
+	return out, nil
 }
 
 // tryPort opens and closes a TCP listener and a UDP socket on the same port.

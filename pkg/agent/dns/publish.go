@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -21,15 +22,35 @@ const (
 	managedBy    = "dns.skiff.dev"
 )
 
-// sliceName is the name of the EndpointSlice of one node.
-func sliceName(node string) string { return serviceName + "-" + node }
+// sliceNames are the names of the EndpointSlices of one node: for the cluster's
+// first IP family and for the second.
+func sliceNames(node string) []string {
+	return []string{serviceName + "-" + node, serviceName + "2-" + node}
+}
 
-// publish keeps the EndpointSlice of this node as it should be until ctx ends.
+// publishAll publishes each address until ctx ends, and removes what is left of
+// a second one.
+func publishAll(ctx context.Context, c *client, o Options, listen []netip.AddrPort) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i, name := range sliceNames(o.NodeName) {
+		if i < len(listen) {
+			wg.Go(func() { publish(ctx, c, o, name, listen[i]) })
+			continue
+		}
+		wg.Go(func() {
+			// The error is that ctx has ended.
+			_ = retryUntil(ctx, o.Logger, "remove an old endpoint of cluster DNS", func(ctx context.Context) error { return removeSlice(ctx, c, name) })
+		})
+	}
+}
+
+// publish keeps one EndpointSlice of this node as it should be until ctx ends.
 // It is re-created when somebody deletes it. It is not removed at the end: pods
 // keep running while skiff restarts, and the same address is used again.
-func publish(ctx context.Context, c *client, o Options, listen netip.AddrPort) {
+func publish(ctx context.Context, c *client, o Options, name string, listen netip.AddrPort) {
 	lw := cache.NewListWatchFromClient(c.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceSystem,
-		fields.OneTermEqualSelector("metadata.name", sliceName(o.NodeName)))
+		fields.OneTermEqualSelector("metadata.name", name))
 	informer := cache.NewSharedIndexInformer(lw, &discoveryv1.EndpointSlice{}, 0, cache.Indexers{})
 	touched := make(chan struct{}, 1)
 	touch := func() {
@@ -53,7 +74,7 @@ func publish(ctx context.Context, c *client, o Options, listen netip.AddrPort) {
 
 	for {
 		err := retryUntil(ctx, o.Logger, "publish cluster DNS", func(ctx context.Context) error {
-			return applySlice(ctx, c, o.NodeName, listen)
+			return applySlice(ctx, c, o.NodeName, name, listen)
 		})
 		if err != nil {
 			return
@@ -68,7 +89,7 @@ func publish(ctx context.Context, c *client, o Options, listen netip.AddrPort) {
 
 // applySlice writes the EndpointSlice. It belongs to the Node, so that the
 // garbage collector removes it with the node.
-func applySlice(ctx context.Context, c *client, node string, listen netip.AddrPort) error {
+func applySlice(ctx context.Context, c *client, node, name string, listen netip.AddrPort) error {
 	n, err := c.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -80,7 +101,7 @@ func applySlice(ctx context.Context, c *client, node string, listen netip.AddrPo
 	port := func(name string, p corev1.Protocol) *discoveryac.EndpointPortApplyConfiguration {
 		return discoveryac.EndpointPort().WithName(name).WithProtocol(p).WithPort(int32(listen.Port()))
 	}
-	s := discoveryac.EndpointSlice(sliceName(node), metav1.NamespaceSystem).
+	s := discoveryac.EndpointSlice(name, metav1.NamespaceSystem).
 		WithLabels(map[string]string{discoveryv1.LabelServiceName: serviceName, discoveryv1.LabelManagedBy: managedBy}).
 		WithOwnerReferences(metaac.OwnerReference().WithAPIVersion("v1").WithKind("Node").WithName(n.Name).WithUID(n.UID)).
 		WithAddressType(kind).
@@ -105,9 +126,17 @@ func pointsTo(s *discoveryv1.EndpointSlice, listen netip.AddrPort) bool {
 	return s.Endpoints[0].Addresses[0] == listen.Addr().String()
 }
 
-// unpublish removes the EndpointSlice.
+// unpublish removes the EndpointSlices.
 func unpublish(ctx context.Context, c *client, node string) error {
-	err := c.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).Delete(ctx, sliceName(node), metav1.DeleteOptions{})
+	var errs []error
+	for _, name := range sliceNames(node) {
+		errs = append(errs, removeSlice(ctx, c, name))
+	}
+	return errors.Join(errs...)
+}
+
+func removeSlice(ctx context.Context, c *client, name string) error {
+	err := c.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem).Delete(ctx, name, metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

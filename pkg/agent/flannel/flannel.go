@@ -1,28 +1,33 @@
 // Package flannel makes the pod network of this node: the bridge that pods are
 // attached to, the CNI configuration, masquerading, and the routes to the pods
-// of other nodes, by flannel's own back ends. It knows nothing about the
-// kubelet or the runtime. Start reading at Flannel; local.go is this node's
-// part of the network, remote.go the other nodes'.
+// of other nodes, in the ways that flannel has and by its names, so that its
+// tools and habits apply. It knows nothing about the kubelet or the runtime.
+// Start reading at Flannel; local.go is this node's part of the network,
+// remote.go the other nodes', and backend.go says what a back end does.
 package flannel
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
 
 	"skiff/pkg/component"
 	"skiff/pkg/paths"
+	"skiff/pkg/status"
 )
 
 // Back ends, the values of --flannel-backend.
 const (
-	BackendVXLAN  = "vxlan"
-	BackendHostGW = "host-gw"
-	BackendNone   = "none"
+	BackendVXLAN     = "vxlan"
+	BackendHostGW    = "host-gw"
+	BackendWireGuard = "wireguard-native"
+	BackendNone      = "none"
 )
 
 // Bridge is the name of the bridge that pods are attached to.
@@ -34,11 +39,22 @@ type Flannel struct {
 	Layout   paths.Layout
 	NodeName string
 	NodeIP   func() []netip.Addr // the node's addresses at this moment
-	PodCIDR  []netip.Prefix      // of the whole cluster, at most one per family
+	// Moved returns a channel that is closed when they change.
+	Moved   func() <-chan struct{}
+	PodCIDR []netip.Prefix // of the whole cluster, at most one per family
 	// ServiceCIDR is where Services' addresses are. The host itself reaches
 	// them also if it has no default route.
 	ServiceCIDR []netip.Prefix
 	Backend     string
+	// Interface is the one by which other nodes are reached; "" is the one with
+	// the node's address.
+	Interface string
+	// ExternalIP are the addresses that other nodes send to, if not those of
+	// the interface; at most one per family.
+	ExternalIP []netip.Addr
+	// IPv6Masquerade hides pods with public IPv6 addresses behind the node's.
+	IPv6Masquerade bool
+	Notes          status.Notes // may be nil
 	// Gate is the socket on which pods' addresses are announced before pods get
 	// them, "" for none; see payload/announce.
 	Gate       string
@@ -65,6 +81,9 @@ var (
 type network struct {
 	PodCIDR []netip.Prefix `json:"podCIDR"`
 	MTU     int            `json:"mtu"`
+	// MAC is the link-layer address of the tunnel, the same for ever, so that
+	// other nodes need not learn anew.
+	MAC string `json:"mac,omitempty"`
 }
 
 // Name implements component.Component.
@@ -92,8 +111,18 @@ func (f *Flannel) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("wait for the node's pod addresses: %w", err)
 	}
-	now := network{PodCIDR: pods, MTU: f.mtu()}
-	if last == nil || !slices.Equal(last.PodCIDR, now.PodCIDR) || last.MTU != now.MTU {
+	now := network{PodCIDR: pods, MTU: defaultMTU - f.overhead()}
+	if last != nil {
+		now.MTU, now.MAC = last.MTU, last.MAC
+	}
+	// Where there is no interface yet, the usual size has to do.
+	if u, err := f.underlay(); err == nil && u != nil {
+		now.MTU = u.mtu - f.overhead()
+	}
+	if now.MAC == "" {
+		now.MAC = newMAC()
+	}
+	if last == nil || !slices.Equal(last.PodCIDR, now.PodCIDR) || last.MTU != now.MTU || last.MAC != now.MAC {
 		if err := f.apply(now); err != nil {
 			return err
 		}
@@ -105,7 +134,7 @@ func (f *Flannel) Run(ctx context.Context) error {
 // apply makes the node's own part of the network, and remembers it.
 func (f *Flannel) apply(n network) error {
 	for _, p := range n.PodCIDR {
-		if !f.inCluster(p) {
+		if !within(f.PodCIDR, p) {
 			return fmt.Errorf("the node's pod range %s lies outside of --cluster-cidr %v; delete the Node object, or restore the old --cluster-cidr", p, f.PodCIDR)
 		}
 	}
@@ -133,10 +162,12 @@ func (f *Flannel) apply(n network) error {
 	return f.writeCNI(n)
 }
 
-func (f *Flannel) inCluster(p netip.Prefix) bool {
-	return slices.ContainsFunc(f.PodCIDR, func(c netip.Prefix) bool {
-		return c.Bits() <= p.Bits() && c.Contains(p.Addr())
-	})
+// newMAC makes a link-layer address: not a group's, and nobody's by right.
+func newMAC() string {
+	mac := make(net.HardwareAddr, 6)
+	_, _ = rand.Read(mac) // never fails
+	mac[0] = mac[0]&^1 | 2
+	return mac.String()
 }
 
 // Ready implements component.Readier: pods can get addresses. Routes to other
@@ -150,24 +181,14 @@ func (f *Flannel) Ready(context.Context) error {
 	}
 }
 
-// Gateway waits until the bridge is up, and returns the address on it by which
-// pods reach this node.
-func (f *Flannel) Gateway(ctx context.Context) (netip.Addr, error) {
+// Gateways waits until the bridge is up, and returns the addresses on it by
+// which pods reach this node: one for each family that pods have, in the order
+// of the cluster.
+func (f *Flannel) Gateways(ctx context.Context) ([]netip.Addr, error) {
 	select {
 	case <-ctx.Done():
-		return netip.Addr{}, ctx.Err()
+		return nil, ctx.Err()
 	case <-f.done():
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.net.PodCIDR[0].Addr().Next(), nil
-}
-
-// Gateways is Gateway for each family that pods have, in the order of the
-// cluster.
-func (f *Flannel) Gateways(ctx context.Context) ([]netip.Addr, error) {
-	if _, err := f.Gateway(ctx); err != nil {
-		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,10 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/flannel-io/flannel/pkg/lease"
-	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 
 	"skiff/pkg/paths"
 )
@@ -35,6 +32,16 @@ func TestRules(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
+	}
+	public := &Flannel{PodCIDR: prefixes("2001:db8:42::/56")}
+	own := network{PodCIDR: prefixes("2001:db8:42:3::/64")}
+	want = []string{"ip6 saddr != 2001:db8:42::/56 ip6 daddr 2001:db8:42::/56 ip6 daddr != 2001:db8:42:3::/64 masquerade fully-random"}
+	if diff := cmp.Diff(want, public.rules(own)); diff != "" {
+		t.Errorf("public addresses -want +got\n%s", diff)
+	}
+	public.IPv6Masquerade = true
+	if got := public.rules(own); len(got) != 2 {
+		t.Errorf("public addresses, masqueraded: %q", got)
 	}
 }
 
@@ -116,49 +123,5 @@ func testWriteCNI(t *testing.T, gate string) {
 	}
 	if b.IPAM.Type != "announce" || b.IPAM.Gate != gate || b.IPAM.Memory != f.Layout.PodAddresses() {
 		t.Errorf("addresses by %+v; want gate %q", b.IPAM, gate)
-	}
-}
-
-func TestLeaseEvents(t *testing.T) {
-	l := &leases{nodeName: "n1", config: &subnet.Config{EnableIPv4: true}, logger: slog.New(slog.DiscardHandler)}
-	node := func(name, pods, public string) *corev1.Node {
-		n := &corev1.Node{}
-		n.Name, n.Spec.PodCIDRs = name, []string{pods}
-		n.Annotations = map[string]string{
-			annotationManaged: "true", annotationType: "vxlan", annotationPublic: public,
-			annotationData: `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`,
-		}
-		return n
-	}
-	quiet := node("n2", "10.42.2.0/24", "192.0.2.2")
-	delete(quiet.Annotations, annotationManaged)
-	tests := []struct {
-		name string
-		node *corev1.Node
-		want string // subnet via public address, "" for no event
-	}{
-		{"other node", node("n2", "10.42.2.0/24", "192.0.2.2"), "10.42.2.0/24 192.0.2.2 vxlan"},
-		{"this node", node("n1", "10.42.1.0/24", "192.0.2.1"), ""},
-		{"not announced", quiet, ""},
-		{"bad range", node("n2", "nonsense", "192.0.2.2"), ""},
-		{"bad address", node("n2", "10.42.2.0/24", "nonsense"), ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			obj, err := slim(tt.node)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got string
-			if e, ok := l.event(lease.EventAdded, obj); ok {
-				got = e.Lease.Subnet.String() + " " + e.Lease.Attrs.PublicIP.String() + " " + e.Lease.Attrs.BackendType
-			}
-			if got != tt.want {
-				t.Errorf("event = %q, want %q", got, tt.want)
-			}
-		})
-	}
-	if got, want := mac(`{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`), "aa:bb:cc:dd:ee:ff"; got != want {
-		t.Errorf("mac = %s, want %s", got, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,10 @@ func (f *Flannel) sysctls() error {
 		}
 	}
 	want := []string{"net/ipv4/ip_forward"}
-	if slices.ContainsFunc(f.PodCIDR, isIPv6) {
+	if slices.ContainsFunc(f.PodCIDR, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if err := f.keepRouters(); err != nil {
+			return err
+		}
 		want = append(want, "net/ipv6/conf/all/forwarding")
 	}
 	// Replies between two pods on the bridge must pass by connection tracking
@@ -46,6 +50,28 @@ func (f *Flannel) sysctls() error {
 			return fmt.Errorf("set sysctl %s = 1, which pods need: %w", strings.ReplaceAll(name, "/", "."), err)
 		}
 		f.Logger.Info("sysctl set", "name", strings.ReplaceAll(name, "/", "."), "value", 1)
+	}
+	return nil
+}
+
+// keepRouters lets the host go on listening to the routers that have told it its
+// IPv6 address and default route. A host that forwards packets counts as a
+// router itself: the kernel forgets both, unless it is told that it may not.
+func (f *Flannel) keepRouters() error {
+	files, err := filepath.Glob(filepath.Join(paths.Sysctl, "net/ipv6/conf/*/accept_ra"))
+	if err != nil {
+		return fmt.Errorf("find sysctls: %w", err)
+	}
+	for _, file := range files {
+		name := filepath.Base(filepath.Dir(file))
+		have, err := os.ReadFile(file)
+		if err != nil || ours(name) || strings.TrimSpace(string(have)) != "1" {
+			continue // Interfaces come and go.
+		}
+		if err := os.WriteFile(file, []byte("2"), 0); err != nil {
+			return fmt.Errorf("set sysctl net.ipv6.conf.%s.accept_ra = 2, which keeps the default route: %w", name, err)
+		}
+		f.Logger.Info("sysctl set", "name", "net.ipv6.conf."+name+".accept_ra", "value", 2)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func (f *Flannel) load() (*network, error) {
 		return nil, nil
 	}
 	for _, p := range n.PodCIDR {
-		if !f.inCluster(p) {
+		if !within(f.PodCIDR, p) {
 			return nil, nil
 		}
 	}
@@ -82,7 +82,12 @@ func ensureBridge(n network) error {
 	case link.Type() != "bridge":
 		return fmt.Errorf("there is an interface %s that is not a bridge but of type %q; remove it by: ip link delete %s", Bridge, link.Type(), Bridge)
 	}
-	if err := ensureAddresses(link, n.PodCIDR); err != nil {
+	if link.Attrs().MTU != n.MTU {
+		if err := netlink.LinkSetMTU(link, n.MTU); err != nil {
+			return fmt.Errorf("set MTU of bridge %s to %d: %w", Bridge, n.MTU, err)
+		}
+	}
+	if err := ensureAddresses(link, gateways(n.PodCIDR)); err != nil {
 		return fmt.Errorf("bridge %s: %w", Bridge, err)
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
@@ -91,12 +96,21 @@ func ensureBridge(n network) error {
 	return nil
 }
 
-// ensureAddresses gives link the first address of each range, and removes
-// others of global scope, which are of ranges this node had before.
-func ensureAddresses(link netlink.Link, pods []netip.Prefix) error {
-	want := map[string]bool{}
+// gateways are the first addresses of each range.
+func gateways(pods []netip.Prefix) []*net.IPNet {
+	var out []*net.IPNet
 	for _, p := range pods {
-		want[gateway(p).String()] = true
+		out = append(out, gateway(p))
+	}
+	return out
+}
+
+// ensureAddresses gives link the addresses, and removes others of global scope,
+// which are of ranges this node had before.
+func ensureAddresses(link netlink.Link, addrs []*net.IPNet) error {
+	want := map[string]*net.IPNet{}
+	for _, a := range addrs {
+		want[a.String()] = a
 	}
 	have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
@@ -106,7 +120,7 @@ func ensureAddresses(link netlink.Link, pods []netip.Prefix) error {
 		if a.Scope != unix.RT_SCOPE_UNIVERSE {
 			continue
 		}
-		if want[a.IPNet.String()] {
+		if want[a.IPNet.String()] != nil {
 			delete(want, a.IPNet.String())
 			continue
 		}
@@ -114,13 +128,9 @@ func ensureAddresses(link netlink.Link, pods []netip.Prefix) error {
 			return fmt.Errorf("remove address %s: %w", a.IPNet, err)
 		}
 	}
-	for _, p := range pods {
-		ipnet := gateway(p)
-		if !want[ipnet.String()] {
-			continue
-		}
+	for _, ipnet := range want {
 		a := &netlink.Addr{IPNet: ipnet}
-		if p.Addr().Is6() {
+		if ipnet.IP.To4() == nil {
 			a.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(link, a); err != nil {
@@ -275,11 +285,20 @@ func (f *Flannel) rules(n network) []string {
 				cluster = c.Masked().String()
 			}
 		}
+		if f.hides(own) {
+			rules = append(rules, strings.Join([]string{family, "saddr", own.Masked().String(), family, "daddr != {", cluster, ",", multicast, "} masquerade fully-random"}, " "))
+		}
 		rules = append(rules,
-			strings.Join([]string{family, "saddr", own.Masked().String(), family, "daddr != {", cluster, ",", multicast, "} masquerade fully-random"}, " "),
 			// From outside to a pod of another node, which would answer
 			// past us.
 			strings.Join([]string{family, "saddr !=", cluster, family, "daddr", cluster, family, "daddr !=", own.Masked().String(), "masquerade fully-random"}, " "))
 	}
 	return rules
+}
+
+// hides reports whether pods talk to the outside by the node's address. IPv6
+// pods with addresses that are valid in the whole internet need not: answers
+// find them. fc00::/7 is valid at home only.
+func (f *Flannel) hides(pods netip.Prefix) bool {
+	return pods.Addr().Is4() || pods.Addr().IsPrivate() || f.IPv6Masquerade
 }

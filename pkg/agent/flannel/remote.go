@@ -2,33 +2,25 @@ package flannel
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/flannel-io/flannel/pkg/backend"
-	"github.com/flannel-io/flannel/pkg/backend/hostgw"
-	"github.com/flannel-io/flannel/pkg/backend/vxlan"
-	"github.com/flannel-io/flannel/pkg/ip"
-	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/vishvananda/netlink"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// Sizes that flannel does not export.
 const (
-	vxlanOverhead = 50
-	defaultMTU    = 1500
-	retryAfter    = 10 * time.Second
+	// retryAfter is when what has failed is tried again without a change.
+	retryAfter = 10 * time.Second
+	// noteKey is the key of the line in `skiff status`.
+	noteKey = "pod-network"
 )
 
-// remote keeps the routes to other nodes' pods up to date until ctx ends. On a
+// remote keeps the ways to other nodes' pods up to date until ctx ends. On a
 // host without a network interface there is nothing to do, until one appears.
 func (f *Flannel) remote(ctx context.Context, n network) error {
 	cfg, err := clientcmd.BuildConfigFromFlags("", f.Kubeconfig)
@@ -41,197 +33,197 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 		return fmt.Errorf("make client for flannel: %w", err)
 	}
 	changes := make(chan struct{}, 1)
+	nodes, err := newNodes(client, f.NodeName, f.PodCIDR, func() { signal(changes) }, f.Logger)
+	if err != nil {
+		return err
+	}
+	if err := removeOthers(f.Backend); err != nil {
+		f.Logger.Warn("something of another --flannel-backend is left", "error", err)
+	}
 	var wg sync.WaitGroup
-	wg.Go(func() { f.watchAddresses(ctx, changes, netlink.AddrSubscribe) })
-	defer wg.Wait() // All returns below mean that ctx has ended.
-	waiting := false
+	ctx, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { nodes.informer.RunWithContext(ctx) })
+	wg.Go(func() {
+		watch(ctx, changes, f.Logger, netlink.AddrSubscribe, func(netlink.AddrUpdate) bool { return true })
+	})
+	wg.Go(func() { watch(ctx, changes, f.Logger, netlink.LinkSubscribe, ofInterest) })
+	r := &remote{Flannel: f, nodes: nodes, backend: f.newBackend(), n: n}
 	for {
-		ext := f.external()
-		if ext == nil {
-			if !waiting {
-				f.Logger.Info("no network interface but loopback: waiting for one to reach other nodes")
-			}
-			waiting = true
-			if !wait(ctx, changes, time.Hour) {
-				return nil
-			}
-			continue
+		after, moved := time.Hour, f.Moved()
+		if err := r.round(ctx); err != nil {
+			after = retryAfter
 		}
-		waiting = false
-		if err := f.routeServices(); err != nil {
-			f.Logger.Debug("Services cannot be routed yet", "error", err)
-		}
-		if f.runBackend(ctx, client, n, ext, changes) {
+		if !wait(ctx, changes, moved, after) {
 			return nil
 		}
 	}
 }
 
-// runBackend runs flannel's back end over one interface address, until that
-// changes. It returns true when ctx has ended.
-func (f *Flannel) runBackend(ctx context.Context, client kubernetes.Interface, n network, ext *backend.ExternalInterface, changes <-chan struct{}) bool {
-	inner, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	log := f.Logger.With("interface", ext.Iface.Name, "address", ext.ExtAddr)
-	nw, err := f.register(inner, &wg, client, n, ext)
-	if err != nil {
-		if ctx.Err() != nil {
-			return true
-		}
-		log.Error("pods of other nodes cannot be reached yet; trying again", "error", err)
-		return !wait(ctx, changes, retryAfter)
-	}
-	log.Info("routes to other nodes are kept", "backend", f.Backend)
-	wg.Go(func() { nw.Run(inner) })
-	for {
-		if !wait(ctx, changes, time.Hour) {
-			return true
-		}
-		if now := f.external(); now == nil || !same(now, ext) {
-			log.Info("the interface to other nodes has changed")
-			return false
-		}
-		// The kernel takes the route away together with its source address.
-		if err := f.routeServices(); err != nil {
-			log.Debug("Services cannot be routed yet", "error", err)
-		}
-		if t, ok := nw.(*tunnel); ok && !t.intact() {
-			log.Warn("the tunnel's interface has been removed, making it again")
-			return false
-		}
-	}
+// ofInterest leaves out what comes and goes with each pod.
+func ofInterest(u netlink.LinkUpdate) bool {
+	name := u.Attrs().Name
+	return !ours(name) || name == tunnelV4 || name == tunnelV6 || name == wireguard
 }
 
-func (f *Flannel) register(ctx context.Context, wg *sync.WaitGroup, client kubernetes.Interface, n network, ext *backend.ExternalInterface) (backend.Network, error) {
-	cfg := &subnet.Config{BackendType: f.Backend}
-	for _, c := range f.PodCIDR {
-		_, ipnet, err := net.ParseCIDR(c.Masked().String())
-		if err != nil {
-			return nil, err
-		}
-		if c.Addr().Is4() {
-			cfg.EnableIPv4, cfg.Network = true, ip.FromIPNet(ipnet)
-		} else if ext.ExtV6Addr != nil {
-			cfg.EnableIPv6, cfg.IPv6Network = true, ip.FromIP6Net(ipnet)
-		}
-	}
-	var err error
-	if cfg.Backend, err = json.Marshal(map[string]string{"Type": f.Backend}); err != nil {
-		return nil, err
-	}
-	leases := &leases{client: client, nodeName: f.NodeName, pods: n.PodCIDR, config: cfg, logger: f.Logger}
-	newBackend := vxlan.New
-	if f.Backend == BackendHostGW {
-		newBackend = hostgw.New
-	}
-	be, err := newBackend(leases, ext)
-	if err != nil {
-		return nil, err
-	}
-	nw, err := be.RegisterNetwork(ctx, wg, cfg)
-	if err != nil || f.Backend != BackendVXLAN {
-		return nw, err
-	}
-	return &tunnel{Network: nw, leases: leases, config: cfg, logger: f.Logger}, nil
+// remote is what is remembered from one look to the next. All of it belongs to
+// one goroutine.
+type remote struct {
+	*Flannel
+	nodes   *nodes
+	backend backend
+	n       network
+
+	u       *underlay // nil: nothing is prepared
+	waiting bool      // for an interface
+	known   int       // nodes at the last look
+	said    map[string]*string
+	problem string // as last told
 }
 
-// mtu is the size of pods' packets. Without an interface to go by it is that
-// of Ethernet.
-func (f *Flannel) mtu() int {
-	mtu := defaultMTU
-	if ext := f.external(); ext != nil {
-		mtu = ext.Iface.MTU
-	}
-	if f.Backend == BackendVXLAN {
-		mtu -= vxlanOverhead
-	}
-	return mtu
-}
-
-// external is the interface that other nodes are reached by: the one with the
-// node's address, or on a host whose node address lies on the loopback
-// interface, the first real one. It is nil if there is none.
-func (f *Flannel) external() *backend.ExternalInterface {
-	links, err := net.Interfaces()
+// round looks at everything once and changes what is not as it should be.
+func (r *remote) round(ctx context.Context) error {
+	u, err := r.underlay()
 	if err != nil {
+		return r.tell(err)
+	}
+	if u == nil {
+		if !r.waiting {
+			r.Logger.Info("no network interface by which to reach other nodes: waiting for one", "wanted", r.Interface)
+		}
+		r.waiting, r.u = true, nil
 		return nil
 	}
-	var found *backend.ExternalInterface
-	for _, link := range links {
-		if link.Flags&net.FlagLoopback != 0 || link.Flags&net.FlagUp == 0 || ours(link.Name) {
-			continue
-		}
-		ext := addressesOf(link)
-		if ext == nil {
-			continue
-		}
-		for _, a := range f.NodeIP() {
-			if ext.IfaceAddr.Equal(a.AsSlice()) || ext.IfaceV6Addr.Equal(a.AsSlice()) {
-				return ext
-			}
-		}
-		if found == nil {
-			found = ext
-		}
+	r.waiting = false
+	// The kernel takes the route away together with its source address.
+	if err := r.routeServices(); err != nil {
+		r.Logger.Debug("Services cannot be routed yet", "error", err)
 	}
-	return found
+	if r.u == nil || *r.u != *u || !r.backend.intact() {
+		if err := r.prepare(*u); err != nil {
+			r.u = nil
+			return r.tell(err)
+		}
+		r.Logger.Info("routes to other nodes are kept", "backend", r.Backend, "interface", u.name, "addresses", addresses(*u), "mtu", r.n.MTU)
+		r.u = u
+	}
+	peers, ok := r.nodes.peers()
+	if !ok {
+		return nil // The first list is a change.
+	}
+	err = r.backend.lead(r.same(peers))
+	if len(peers) != r.known {
+		r.known = len(peers)
+		r.Logger.Info("other nodes' pods", "nodes", len(peers))
+	}
+	return errors.Join(r.tell(err), r.announce(ctx))
 }
 
-// ours reports whether an interface is a part of the pod network itself, or of
-// another container engine.
-func ours(name string) bool {
-	for _, prefix := range []string{Bridge, "flannel", "veth", "docker", "br-", "virbr", "kube-"} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
+// announce is no reason for a note: the server is away, which others tell.
+func (r *remote) announce(ctx context.Context) error {
+	err := r.nodes.announce(ctx, r.said)
+	if err != nil && ctx.Err() == nil {
+		r.Logger.Warn("other nodes do not know yet how to reach this one's pods; trying again", "error", err)
 	}
-	return false
+	return err
 }
 
-func addressesOf(link net.Interface) *backend.ExternalInterface {
-	addrs, err := link.Addrs()
+func addresses(u underlay) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range []netip.Addr{u.v4, u.v6} {
+		if a.IsValid() {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// prepare makes this node's part of the back end, for packets of a size that
+// fits the interface.
+func (r *remote) prepare(u underlay) error {
+	n := r.n
+	n.MTU = u.mtu - r.overhead()
+	if n.MTU != r.n.MTU {
+		if err := r.apply(n); err != nil {
+			return err
+		}
+		r.Logger.Info("the size of packets has changed; new pods follow it", "interface", u.name, "mtu", n.MTU)
+		r.n = n
+	}
+	v4, v6, err := r.backend.prepare(n, u)
 	if err != nil {
-		return nil
+		return err
 	}
-	ext := &backend.ExternalInterface{Iface: &link, IfaceName: link.Name}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil || !p.Addr().IsGlobalUnicast() {
+	managed := "true"
+	r.said = map[string]*string{annotationManaged: &managed, annotationType: &r.Backend}
+	r.say(annotationPublic, annotationData, u.v4, v4)
+	r.say(annotationPublicV6, annotationDataV6, u.v6, v6)
+	return nil
+}
+
+// say sets the two annotations of one family.
+func (r *remote) say(public, about string, addr netip.Addr, data []byte) {
+	if data == nil {
+		r.said[public], r.said[about] = nil, nil
+		return
+	}
+	for _, e := range r.ExternalIP {
+		if e.Is4() == addr.Is4() {
+			addr = e
+		}
+	}
+	r.said[public], r.said[about] = new(addr.String()), new(string(data))
+}
+
+// same leaves out the nodes that use another back end.
+func (r *remote) same(peers []peer) []peer {
+	var out []peer
+	for _, p := range peers {
+		if p.backend == r.Backend {
+			out = append(out, p)
 			continue
 		}
-		switch addr := net.IP(p.Addr().AsSlice()); {
-		case p.Addr().Is4() && ext.IfaceAddr == nil:
-			ext.IfaceAddr, ext.ExtAddr = addr, addr
-		case p.Addr().Is6() && ext.IfaceV6Addr == nil:
-			ext.IfaceV6Addr, ext.ExtV6Addr = addr, addr
-		}
+		r.Logger.Warn("a node has another --flannel-backend; its pods cannot be reached", "node", p.name, "backend", p.backend)
 	}
-	if ext.IfaceAddr == nil && ext.IfaceV6Addr == nil {
+	return out
+}
+
+// tell says once what is wrong, where a person looks, and hands it on.
+func (r *remote) tell(err error) error {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == r.problem {
+		return err
+	}
+	r.problem = text
+	if err == nil {
+		r.Logger.Info("pods of all nodes can be reached again")
+		if r.Notes != nil {
+			r.Notes.Clear(noteKey)
+		}
 		return nil
 	}
-	return ext
+	r.Logger.Error("pods of other nodes cannot be reached; trying again", "error", err)
+	if r.Notes != nil {
+		r.Notes.Set(noteKey, "pods of other nodes cannot be reached: "+text)
+	}
+	return err
 }
 
-func same(a, b *backend.ExternalInterface) bool {
-	return a.Iface.Index == b.Iface.Index && a.Iface.MTU == b.Iface.MTU && a.ExtAddr.Equal(b.ExtAddr) && a.ExtV6Addr.Equal(b.ExtV6Addr)
-}
-
-// wait returns when an address has changed or d has passed, and false when ctx
+// wait returns when something has changed or d has passed, and false when ctx
 // has ended.
-func wait(ctx context.Context, changes <-chan struct{}, d time.Duration) bool {
+func wait(ctx context.Context, changes, moved <-chan struct{}, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return false
 	case <-changes:
+	case <-moved:
 	case <-t.C:
 	}
 	return ctx.Err() == nil
 }
-
-func isIPv6(p netip.Prefix) bool { return p.Addr().Is6() }
-
-var errNotNeeded = errors.New("not needed by the back ends in use")

@@ -3,6 +3,7 @@ package kubelet
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -85,6 +86,9 @@ func (k *Kubelet) setFlags(f *options.KubeletFlags) error {
 func (k *Kubelet) setConfig(c *kubeletconfig.KubeletConfiguration) error {
 	k.setSecurity(c)
 	c.ContainerRuntimeEndpoint = k.Endpoint
+	if k.IPv6 {
+		c.Address = netip.IPv6Unspecified().String() // which takes IPv4, too
+	}
 	c.PodLogsDir = k.Layout.PodLogs()
 	c.StaticPodPath = k.Layout.StaticPods()
 	c.VolumePluginDir = k.Layout.VolumePlugins()

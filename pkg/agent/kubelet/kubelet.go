@@ -33,6 +33,7 @@ type Kubelet struct {
 	// while the kubelet runs; IPv6First says which family pods prefer then.
 	NodeIP        []netip.Addr
 	IPv6First     bool
+	IPv6          bool     // the node has an address of IPv6
 	Labels        []string // "key=value", for a node that registers
 	Taints        []string // "key=value:Effect", for a node that registers
 	ClusterDNS    []netip.Addr

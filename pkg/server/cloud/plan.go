@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	cloudapi "k8s.io/cloud-provider/api"
+
+	"skiff/pkg/join"
 )
 
 // labelControlPlane is what `kubectl get nodes` shows as the node's role; the
@@ -91,20 +93,33 @@ func provided(n *corev1.Node) (annotation, text string, ok bool) {
 	return "", "", false
 }
 
-// addresses returns the node's addresses from what it says, nil if it says
-// nothing.
+// listed appends the addresses in an annotation.
+func listed(list []corev1.NodeAddress, kind corev1.NodeAddressType, annotation, value string) ([]corev1.NodeAddress, error) {
+	for s := range strings.SplitSeq(value, ",") {
+		ip, err := netip.ParseAddr(strings.TrimSpace(s))
+		if err != nil {
+			return nil, fmt.Errorf("read annotation %s %q: %w", annotation, value, err)
+		}
+		list = append(list, corev1.NodeAddress{Type: kind, Address: ip.String()})
+	}
+	return list, nil
+}
+
+// addresses returns the node's addresses from what it says, also of
+// --node-external-ip, nil if it says nothing.
 func addresses(n *corev1.Node) ([]corev1.NodeAddress, error) {
 	annotation, given, ok := provided(n)
 	if !ok {
 		return nil, nil
 	}
-	var list []corev1.NodeAddress
-	for s := range strings.SplitSeq(given, ",") {
-		ip, err := netip.ParseAddr(strings.TrimSpace(s))
-		if err != nil {
-			return nil, fmt.Errorf("read annotation %s %q: %w", annotation, given, err)
+	list, err := listed(nil, corev1.NodeInternalIP, annotation, given)
+	if err != nil {
+		return nil, err
+	}
+	if external, ok := n.Annotations[join.ExternalIPAnnotation]; ok {
+		if list, err = listed(list, corev1.NodeExternalIP, join.ExternalIPAnnotation, external); err != nil {
+			return nil, err
 		}
-		list = append(list, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip.String()})
 	}
 	hostname := n.Labels[corev1.LabelHostname]
 	if hostname == "" {

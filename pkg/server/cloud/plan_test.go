@@ -60,6 +60,16 @@ func TestPlanFor(t *testing.T) {
 			status: `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.9"},{"type":"Hostname","address":"host1"}]}}`,
 		},
 		{
+			name:   "external address",
+			node:   node(func(n *corev1.Node) { n.Annotations["skiff.dev/external-ip"] = "198.51.100.7" }),
+			status: `{"status":{"addresses":[{"type":"InternalIP","address":"192.0.2.1"},{"type":"InternalIP","address":"2001:db8::1"},{"type":"ExternalIP","address":"198.51.100.7"},{"type":"Hostname","address":"host1"}]}}`,
+		},
+		{
+			name:    "broken external address",
+			node:    node(func(n *corev1.Node) { n.Annotations["skiff.dev/external-ip"] = "" }),
+			wantErr: true,
+		},
+		{
 			name: "kubelet without fixed address keeps its own",
 			node: node(func(n *corev1.Node) { n.Annotations = nil; n.Status.Addresses = n.Status.Addresses[:1] }),
 		},

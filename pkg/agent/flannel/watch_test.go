@@ -16,12 +16,11 @@ func TestAddressesAreWatchedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		subscriptions := make(chan chan<- netlink.AddrUpdate)
-		f := &Flannel{Logger: slog.New(slog.DiscardHandler)}
 		changed := make(chan struct{}, 1)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			f.watchAddresses(ctx, changed, func(updates chan<- netlink.AddrUpdate, ended <-chan struct{}) error {
+			watch(ctx, changed, slog.New(slog.DiscardHandler), func(updates chan<- netlink.AddrUpdate, ended <-chan struct{}) error {
 				mine := make(chan netlink.AddrUpdate)
 				go func() {
 					defer close(updates)
@@ -43,7 +42,7 @@ func TestAddressesAreWatchedAgain(t *testing.T) {
 					}
 				}()
 				return nil
-			})
+			}, func(netlink.AddrUpdate) bool { return true })
 		}()
 		for range 3 {
 			updates := <-subscriptions
