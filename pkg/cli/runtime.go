@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -12,7 +13,7 @@ import (
 // percent (GOGC). The control plane's heap is large and mostly caches: at rest
 // a small surplus costs next to nothing, under load a large one saves CPU.
 const (
-	gcAtRest = 25
+	gcAtRest = 20
 	gcUnder  = 100 // load
 
 	// gcStarting is low although a start would be quicker with few collections:
@@ -23,21 +24,26 @@ const (
 	// as much CPU again.
 	gcStarting = 50
 
-	// gcInterval is how often the load is looked at.
+	// gcBusy collections within gcBurst are load.
+	gcBusy  = 2
+	gcBurst = 3 * time.Second
+	// gcQuiet without a collection is rest. It is looked for every gcInterval.
+	gcQuiet    = 3
 	gcInterval = 10 * time.Second
-	// gcBusy is how many collections in one interval are load.
-	gcBusy = 3
-	// gcQuiet is how many intervals without a collection are rest.
-	gcQuiet = 3
+
+	// profileRate is one sample of the heap profile per so many bytes. What the
+	// samples themselves take is never given back, with Go's own rate 2 MB.
+	profileRate = 4 << 20
 )
 
 // collector adapts Go's garbage collection to what the process is doing: few
 // collections under load, little surplus memory at rest. The functions are
 // Go's; tests have their own.
 type collector struct {
-	cycles  func() uint64 // collections so far
-	percent func(int)     // sets GOGC
-	release func()        // collects, and returns free memory to the system
+	happened <-chan struct{} // says, soon after it, that there was a collection
+	cycles   func() uint64   // collections so far
+	percent  func(int)       // sets GOGC
+	release  func()          // collects, and returns free memory to the system
 }
 
 // newCollector returns the collector of this process, set up for the start, or
@@ -47,11 +53,13 @@ func newCollector() *collector {
 		return nil
 	}
 	c := &collector{
-		cycles:  collections,
-		percent: func(p int) { debug.SetGCPercent(p) },
-		release: debug.FreeOSMemory,
+		happened: watchCollections(),
+		cycles:   collections,
+		percent:  func(p int) { debug.SetGCPercent(p) },
+		release:  debug.FreeOSMemory,
 	}
 	c.percent(gcStarting)
+	runtime.MemProfileRate = profileRate
 	return c
 }
 
@@ -65,36 +73,77 @@ func (c *collector) run(ctx context.Context, ready <-chan struct{}) {
 		return
 	case <-ready:
 	}
-	tick := time.NewTicker(gcInterval)
-	defer tick.Stop()
-	c.rest()
-	last, quiet, resting := c.cycles(), 0, true
-	for {
-		select {
-		case <-ctx.Done():
+	for c.untilLoad(ctx) {
+		c.percent(gcUnder)
+		if !c.untilQuiet(ctx) {
 			return
-		case <-tick.C:
 		}
-		now := c.cycles()
-		switch n := now - last; {
-		case resting && n >= gcBusy:
-			c.percent(gcUnder)
-			resting, quiet = false, 0
-		case !resting && n == 0:
-			if quiet++; quiet == gcQuiet {
-				c.rest()
-				resting, now = true, c.cycles()
-			}
-		case !resting:
-			quiet = 0
-		}
-		last = now
 	}
 }
 
-func (c *collector) rest() {
+// untilLoad rests until there is load, and returns false if ctx ends before. A
+// load is noticed by its own collections: a burst of requests should not run
+// with a small heap until a timer looks.
+func (c *collector) untilLoad(ctx context.Context) bool {
 	c.percent(gcAtRest)
 	c.release()
+	last, since, burst := c.cycles(), time.Time{}, uint64(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-c.happened:
+		}
+		now, n := time.Now(), c.cycles()-last // none: it was asked for
+		last += n
+		if now.Sub(since) > gcBurst {
+			since, burst = now, 0
+		}
+		if burst += n; burst >= gcBusy {
+			return true
+		}
+	}
+}
+
+// untilQuiet waits for the end of a load, and returns false if ctx ends before.
+func (c *collector) untilQuiet(ctx context.Context) bool {
+	tick := time.NewTicker(gcInterval)
+	defer tick.Stop()
+	last, quiet := c.cycles(), 0
+	for quiet < gcQuiet {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+		now := c.cycles()
+		if quiet++; now != last {
+			last, quiet = now, 0
+		}
+	}
+	return true
+}
+
+// watchCollections returns a channel that gets a value after each collection.
+// The runtime has no other sign of one: an object that nothing refers to is
+// found by each.
+func watchCollections() <-chan struct{} {
+	out := make(chan struct{}, 1)
+	leave(out)
+	return out
+}
+
+// sentinel is an object for the collector to find.
+type sentinel struct{ out chan struct{} }
+
+func leave(out chan struct{}) {
+	runtime.AddCleanup(&sentinel{out}, func(out chan struct{}) {
+		select {
+		case out <- struct{}{}:
+		default:
+		}
+		leave(out)
+	}, out)
 }
 
 // collections counts the collections that the heap's growth has caused.

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,45 +12,56 @@ import (
 )
 
 // fakeCollector notes what is set, with the time since the start of the test.
-func fakeCollector(got *[]string) (c *collector, cycles *uint64) {
-	cycles = new(uint64)
+func fakeCollector(got *[]string) (c *collector, collect func()) {
+	cycles, happened := new(uint64), make(chan struct{}, 1)
 	begin := time.Now()
 	note := func(what any) { *got = append(*got, fmt.Sprint(time.Since(begin), " ", what)) }
+	collect = func() {
+		*cycles++
+		select {
+		case happened <- struct{}{}:
+		default:
+		}
+	}
 	return &collector{
-		cycles:  func() uint64 { return *cycles },
-		percent: func(p int) { note(p) },
-		release: func() { note("release") },
-	}, cycles
+		happened: happened,
+		cycles:   func() uint64 { return *cycles },
+		percent:  func(p int) { note(p) },
+		release:  func() { note("release") },
+	}, collect
 }
 
 func TestCollectorFollowsLoad(t *testing.T) {
-	atReady := []string{"0s 25", "0s release"}
+	atReady := []string{"0s 20", "0s release"}
 	tests := []struct {
-		name   string
-		cycles []int // per interval after ready
-		want   []string
+		name string
+		at   []time.Duration // collections after ready
+		ends time.Duration
+		want []string
 	}{
-		{"rests while there is little to do", []int{2, 0, 2, 0, 0}, nil},
-		{"load ends the rest", []int{0, 3, 2, 0, 0}, []string{"20s 100"}},
-		{"three quiet intervals bring it back", []int{9, 1, 0, 0, 0, 0}, []string{"10s 100", "50s 25", "50s release"}},
-		{"any collection starts the count again", []int{9, 0, 0, 1, 0, 0}, []string{"10s 100"}},
+		{"rests while there is little to do", []time.Duration{1, 5, 9, 13}, 100, nil},
+		{"load ends the rest at once", []time.Duration{20, 22}, 23, []string{"22s 100"}},
+		{"quiet brings it back", []time.Duration{20, 21, 22, 24}, 61, []string{"21s 100", "1m1s 20", "1m1s release"}},
+		{"any collection starts the count again", []time.Duration{20, 21, 45}, 80, []string{"21s 100"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var got []string
-				c, cycles := fakeCollector(&got)
+				c, collect := fakeCollector(&got)
 				ready := make(chan struct{})
 				close(ready)
 				ctx, cancel := context.WithCancel(t.Context())
 				finished := make(chan struct{})
 				go func() { defer close(finished); c.run(ctx, ready) }()
-				for _, n := range tt.cycles {
-					time.Sleep(gcInterval / 2)
-					*cycles += uint64(n)
-					time.Sleep(gcInterval / 2)
+				begin := time.Now()
+				for _, at := range tt.at {
+					time.Sleep(time.Until(begin.Add(at * time.Second)))
+					collect()
 					synctest.Wait()
 				}
+				time.Sleep(time.Until(begin.Add(tt.ends * time.Second)))
+				synctest.Wait()
 				cancel()
 				<-finished
 				if diff := cmp.Diff(append(atReady[:2:2], tt.want...), got); diff != "" {
@@ -57,6 +69,19 @@ func TestCollectorFollowsLoad(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestCollectionsAreSeen lets the real runtime collect.
+func TestCollectionsAreSeen(t *testing.T) {
+	happened := watchCollections()
+	for range 3 {
+		runtime.GC()
+		select {
+		case <-happened:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a collection was not seen")
+		}
 	}
 }
 

@@ -49,6 +49,9 @@ const (
 	// maxRequest is etcd's own limit (1.5 MiB) with room for gRPC's framing.
 	maxRequest = 2 << 20
 	stopGrace  = time.Second
+
+	// connectionBuffer is what is read at once from a connection, in bytes.
+	connectionBuffer = 4 << 10
 )
 
 // DriverConfig is the part of kine's configuration that all SQL drivers share.
@@ -137,6 +140,10 @@ func (b *Bridge) serve(ctx, work context.Context, backend server.Backend) error 
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
+		// The API server opens a connection for each resource, and most are idle:
+		// 64 KiB of buffers for each would be 5 MB.
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(connectionBuffer),
 		grpc.ForceServerCodecV2(codec{other: encoding.GetCodecV2(proto.Name)}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 	)
