@@ -139,6 +139,9 @@ http {
 }
 T
 
+# resource-consumer: what the autoscaling specs load a node with
+debs "$R/consumer" stress libc6
+cp "$B/consumer" "$B/consume-cpu" "$R/consumer/"
 fi
 
 mkdir -p "$R"/pause "$R"/etcd/usr/local/bin "$R"/sample "$R"/nnp/usr/local/bin
@@ -159,6 +162,7 @@ img "$(ref sample-apiserver)"  --base "$BB" --layer "$R/sample" --entrypoint '["
 for r in $(grep '/nginx:' <<<"$REFS"); do
   img "$r" --base "$BB" --layer "$R/nginx" --entrypoint '[]' --cmd '["nginx","-g","daemon off;"]'
 done
+img "$(ref resource-consumer)" --base "$BB" --layer "$R/consumer" --entrypoint '["/consumer"]'
 fi
 img "$(ref glibc-dns-testing)" --base "$BB" --layer "$R/tools" --cmd '["bash"]'
 for r in $(grep '/e2e-test-images/agnhost:' <<<"$REFS"); do      # the current one and its predecessor
