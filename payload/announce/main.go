@@ -143,7 +143,7 @@ func del(args *skel.CmdArgs) error {
 	if conf.IPAM.Gate == "" {
 		return nil
 	}
-	if conn, err := net.Dial("unix", conf.IPAM.Gate); err == nil {
+	if conn, err := new(net.Dialer).DialContext(context.Background(), "unix", conf.IPAM.Gate); err == nil {
 		_ = talk(conn, request{Sandbox: args.ContainerID})
 	}
 	return nil
@@ -227,7 +227,7 @@ func talk(conn net.Conn, r request) error {
 // newRequest reads CNI_ARGS, in which containerd names the pod.
 func newRequest(args *skel.CmdArgs, result types.Result) (request, error) {
 	r := request{Sandbox: args.ContainerID}
-	for _, arg := range strings.Split(args.Args, ";") {
+	for arg := range strings.SplitSeq(args.Args, ";") {
 		switch key, value, _ := strings.Cut(arg, "="); key {
 		case "K8S_POD_NAMESPACE":
 			r.Namespace = value
@@ -254,7 +254,7 @@ func newRequest(args *skel.CmdArgs, result types.Result) (request, error) {
 func dial(gate string) (net.Conn, error) {
 	deadline := time.Now().Add(startWithin)
 	for {
-		conn, err := net.Dial("unix", gate)
+		conn, err := new(net.Dialer).DialContext(context.Background(), "unix", gate)
 		if err == nil || time.Now().After(deadline) {
 			return conn, err
 		}

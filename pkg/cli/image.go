@@ -89,7 +89,7 @@ func importFile(c *cli.Context, s *images.Store, file string) (names []string, e
 		if in, err = os.Open(file); err != nil {
 			return nil, err
 		}
-		defer in.Close() //nolint:errcheck // Only read.
+		defer in.Close()
 	}
 	return s.Import(c.Context, in, c.Bool("pin"))
 }

@@ -87,7 +87,7 @@ func TestOldStreamsEnd(t *testing.T) {
 	}))
 	_, _ = io.WriteString(c, "x")
 	p.cut()
-	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("a lost stream ends with %v", err)
 	}
 	<-closed

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -150,7 +151,7 @@ func (b *buffer) fill(r io.Reader) error {
 		if gone != nil && n > 0 {
 			return gone
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -144,7 +144,7 @@ func (e *exit) receive(c net.Conn, w io.Writer, flush *http.ResponseController) 
 				return err //nolint:wrapcheck // As above.
 			}
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -258,7 +258,7 @@ func TestBuffer(t *testing.T) {
 		p := make([]byte, n)
 		n, err := b.read(p, nil)
 		got.Write(p[:n])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -58,9 +58,9 @@ spec:
 		t.Errorf("the Secret is of type %q", kind)
 	}
 	site("bad", "shop.invalid")
-	s.said("ingress", "bad", "CertificateFailed", "shop.invalid", "public DNS", "trying again")
+	s.said("bad", "CertificateFailed", "shop.invalid", "public DNS", "trying again")
 	site("wild", "*.shop.test")
-	s.said("ingress", "wild", "CertificateFailed", "wildcard")
+	s.said("wild", "CertificateFailed", "wildcard")
 
 	// After a restart nobody is asked again.
 	before := s.kubectl("get", "secret", "good-tls", "-o", "jsonpath={.metadata.uid} {.metadata.resourceVersion}")

@@ -129,7 +129,7 @@ func TestGateway(t *testing.T) {
 		}
 		code, body, err := hosts.Get(s, "http://"+address+"/")
 		if err != nil || code != 200 {
-			return fmt.Errorf("%d %s, %v", code, body, err)
+			return fmt.Errorf("%d %s, %w", code, body, err)
 		}
 		return nil
 	})

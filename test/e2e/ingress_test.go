@@ -96,7 +96,7 @@ func TestIngress(t *testing.T) {
 	if got, err := m.get("http", "other.test", "/"); err != nil || got.status != http.StatusNotFound {
 		t.Errorf("a host that nobody serves: %+v, %v", got, err)
 	}
-	s.said("ingress", "web", "SecretNotFound", "shop-tls", "default certificate")
+	s.said("web", "SecretNotFound", "shop-tls", "default certificate")
 	if name := m.certificate("shop.test"); name != "skiff default certificate" {
 		t.Errorf("without a Secret the certificate is of %q", name)
 	}
@@ -140,7 +140,7 @@ func TestIngress(t *testing.T) {
 		}
 		return is(fmt.Sprint(got.status, got.header.Get("Location")), "308https://shop.test/a?b=c")
 	})
-	s.said("ingress", "web", "InvalidAnnotation", "server-snippet", "no nginx")
+	s.said("web", "InvalidAnnotation", "server-snippet", "no nginx")
 
 	// skiff goes and comes back; pods that have gone are said so.
 	h.Restart()

@@ -242,10 +242,10 @@ func (m *visitor) rpc(host string) {
 	}
 }
 
-// said waits for a warning about an object with all of this in it.
-func (s *space) said(kind, name, reason string, want ...string) {
+// said waits for a warning about an Ingress with all of this in it.
+func (s *space) said(name, reason string, want ...string) {
 	s.t.Helper()
-	s.eventually("event "+reason+" of "+kind+" "+name, func() error {
+	s.eventually("event "+reason+" of Ingress "+name, func() error {
 		out := s.kubectl("get", "events", "--field-selector", "reason="+reason+",involvedObject.name="+name, "-o", "jsonpath={.items[*].message}")
 		if slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(out, w) }) {
 			return fmt.Errorf("%q, want %q in it", out, want)

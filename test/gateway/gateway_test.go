@@ -15,12 +15,11 @@ import (
 	"strings"
 	"testing"
 
+	v1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
+	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance/tests"
 	"sigs.k8s.io/gateway-api/conformance/utils/suite"
-
-	v1 "sigs.k8s.io/gateway-api/apis/v1"
-	confv1 "sigs.k8s.io/gateway-api/conformance/apis/v1"
 
 	"skiff/test/hosts"
 	"skiff/test/images"

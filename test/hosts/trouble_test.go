@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ func reaches(from Dialer, addr string) error {
 	}
 	defer r.Body.Close()
 	if body, err := io.ReadAll(r.Body); err != nil || string(body) != "hello" {
-		return fmt.Errorf("got %q, error %v", body, err)
+		return fmt.Errorf("got %q, error %w", body, err)
 	}
 	return nil
 }
@@ -114,7 +115,11 @@ func TestCutAndHeal(t *testing.T) {
 		t.Errorf("write to a connection that is cut: %v", err)
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-	if _, err := conn.Read(make([]byte, 1)); err == nil || !err.(net.Error).Timeout() {
+	if _, err := conn.Read(make([]byte, 1)); err == nil || !func() net.Error {
+		var target net.Error
+		_ = errors.As(err, &target)
+		return target
+	}().Timeout() {
 		t.Errorf("read from a connection that is cut: %v, want a timeout", err)
 	}
 	a.PowerCut()

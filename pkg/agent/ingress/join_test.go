@@ -29,15 +29,18 @@ func TestJoin(t *testing.T) {
 	}{
 		{"alone", nil, map[string][]string{"ingress/http@": nil, "ingress/https@": {"default", "shop"}}},
 		{
-			"another port", []edge.Listener{{Name: "g", Port: 8000, Hostname: "a.example.com"}},
+			"another port",
+			[]edge.Listener{{Name: "g", Port: 8000, Hostname: "a.example.com"}},
 			map[string][]string{"g@a.example.com": nil, "ingress/http@": nil, "ingress/https@": {"default", "shop"}},
 		},
 		{
-			"a wildcard hides one host", []edge.Listener{{Name: "g", Port: 80, Hostname: "*.example.com"}},
+			"a wildcard hides one host",
+			[]edge.Listener{{Name: "g", Port: 80, Hostname: "*.example.com"}},
 			map[string][]string{"g@*.example.com": nil, "ingress/http@": nil, "ingress/http/a.example.com@a.example.com": nil, "ingress/https@": {"default", "shop"}},
 		},
 		{
-			"certificates of one socket are shared", []edge.Listener{{Name: "g", Port: 443, Protocol: edge.HTTPS, Certificates: []*tls.Certificate{certificateOf("gate")}}},
+			"certificates of one socket are shared",
+			[]edge.Listener{{Name: "g", Port: 443, Protocol: edge.HTTPS, Certificates: []*tls.Certificate{certificateOf("gate")}}},
 			map[string][]string{"g@": {"gate", "default", "shop"}, "ingress/http@": nil, "ingress/https@": {"gate", "default", "shop"}},
 		},
 	}

@@ -17,7 +17,7 @@ import (
 // refs watches single objects, those that routes refer to: a cluster has many
 // more Secrets than certificates.
 type refs struct {
-	ctx     context.Context // of the run; its end ends all watches
+	ctx     context.Context //nolint:containedctx // Of the run; its end ends all watches.
 	client  kubernetes.Interface
 	changed func()
 	running sync.WaitGroup

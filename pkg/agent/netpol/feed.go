@@ -3,8 +3,10 @@ package netpol
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -176,9 +178,7 @@ func (e *Enforcer) feeds(s *session, client kubernetes.Interface) []*feed {
 	namespaces.set = func(obj any) {
 		if ns, ok := obj.(*corev1.Namespace); ok {
 			l := labels.Set{}
-			for k, v := range ns.Labels {
-				l[k] = v
-			}
+			maps.Copy(l, ns.Labels)
 			tell(func() { s.planner.SetNamespace(ns.Name, l) })
 		}
 	}
@@ -213,7 +213,7 @@ func (e *Enforcer) pod(pod *corev1.Pod) *plan.Pod {
 	containers := pod.Spec.Containers
 	for _, c := range pod.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			containers = append(containers[:len(containers):len(containers)], c)
+			containers = append(slices.Clip(containers), c)
 		}
 	}
 	for _, c := range containers {

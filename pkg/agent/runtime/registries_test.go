@@ -243,8 +243,10 @@ func TestFindRuntimes(t *testing.T) {
 	}
 	got := findRuntimes(own, strings.Join([]string{own, a, "", b}, ":"))
 	want := []handler{
-		{"crun", runcShim, a + "/crun", true}, {"kata", "io.containerd.kata.v2", "", false},
-		{"nvidia", runcShim, a + "/nvidia-container-runtime", false}, {"spin", "io.containerd.spin.v2", "", false},
+		{"crun", runcShim, a + "/crun", true},
+		{"kata", "io.containerd.kata.v2", "", false},
+		{"nvidia", runcShim, a + "/nvidia-container-runtime", false},
+		{"spin", "io.containerd.spin.v2", "", false},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)

@@ -141,8 +141,7 @@ func (b *Bridge) serve(ctx, work context.Context, backend server.Backend) error 
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
 		// The API server opens a connection for each resource, and most are idle:
-		// 64 KiB of buffers for each would be 5 MB.
-		grpc.SharedWriteBuffer(true),
+		// gRPC's own 32 KiB for each would be more than 2 MB.
 		grpc.ReadBufferSize(connectionBuffer),
 		grpc.ForceServerCodecV2(codec{other: encoding.GetCodecV2(proto.Name)}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),

@@ -108,7 +108,7 @@ func (c *counter) during(ctx context.Context, linger time.Duration, run func(con
 		return fmt.Errorf("%w: %w", ErrEnded, err)
 	case <-idle:
 		stop()
-		_ = <-ended // about being stopped, of no use to anybody
+		<-ended // about being stopped, of no use to anybody
 		return nil
 	}
 }

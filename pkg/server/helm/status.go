@@ -45,7 +45,7 @@ func (w *worker) ready(ctx context.Context, p *plan, revision int, r *release.Re
 		return err
 	}
 	if r != nil {
-		w.logger(types.NamespacedName{Namespace: p.chart.Namespace, Name: p.chart.Name}).Info("chart works now", "done", strings.ToLower(reason), "chart_version", s.Version, "revision", revision)
+		w.logger(types.NamespacedName{Namespace: p.chart.Namespace, Name: p.chart.Name}).Info("chart works now", "done", strings.ToLower(reason), "chartVersion", s.Version, "revision", revision)
 		w.event(ctx, p.chart, corev1.EventTypeNormal, reason, fmt.Sprintf("%s %s: %s", s.Chart, s.Version, said))
 	}
 	return nil

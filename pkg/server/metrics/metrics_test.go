@@ -18,7 +18,8 @@ import (
 	"k8s.io/metrics/pkg/apis/metrics"
 )
 
-func number(n uint64) *uint64 { return &n }
+//go:fix inline
+func number(n uint64) *uint64 { return new(n) }
 
 func cpu(n uint64) *stats.CPUStats       { return &stats.CPUStats{UsageNanoCores: &n} }
 func memory(n uint64) *stats.MemoryStats { return &stats.MemoryStats{WorkingSetBytes: &n} }

@@ -61,11 +61,17 @@ func TestPlan(t *testing.T) {
 		state state
 		want  []string
 	}{
-		{"all ready nodes", state{nodes: []*corev1.Node{b, a, notReady}, services: []*corev1.Service{service("s", 1, nil, 80)}},
-			[]string{"s 10.0.0.1,10.0.0.2,fd00::1"}},
+		{
+			"all ready nodes",
+			state{nodes: []*corev1.Node{b, a, notReady}, services: []*corev1.Service{service("s", 1, nil, 80)}},
+			[]string{"s 10.0.0.1,10.0.0.2,fd00::1"},
+		},
 		{"the Service's families", state{nodes: []*corev1.Node{a}, services: []*corev1.Service{service("s", 1, v4, 80)}}, []string{"s 10.0.0.1"}},
-		{"external addresses come first", state{nodes: []*corev1.Node{node("x", nil, "10.0.0.9", "ext:192.0.2.9")}, services: []*corev1.Service{service("s", 1, nil, 80)}},
-			[]string{"s 192.0.2.9"}},
+		{
+			"external addresses come first",
+			state{nodes: []*corev1.Node{node("x", nil, "10.0.0.9", "ext:192.0.2.9")}, services: []*corev1.Service{service("s", 1, nil, 80)}},
+			[]string{"s 192.0.2.9"},
+		},
 		{"only enabled nodes", state{
 			nodes:    []*corev1.Node{a, node("on", map[string]string{labelEnable: "true"}, "10.0.0.5")},
 			services: []*corev1.Service{service("s", 1, nil, 80)},

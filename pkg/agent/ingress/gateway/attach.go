@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -151,9 +152,7 @@ func (w *world) build(r *route, g *gateway) *built {
 
 // use notes that the Gateway needs what the route refers to.
 func (w *world) use(b *built, g *gateway) {
-	for k, t := range b.targets {
-		w.targets[k] = t
-	}
+	maps.Copy(w.targets, b.targets)
 	for _, p := range b.policies {
 		if !slices.Contains(p.ancestors, g) {
 			p.ancestors = append(p.ancestors, g)

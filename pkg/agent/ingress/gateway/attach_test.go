@@ -126,7 +126,7 @@ func TestGranted(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := &world{objects: newStage(t, "kind: ReferenceGrant\nmetadata: {namespace: b, name: g}\nspec:\n  "+test.spec+"\n").objects}
-			if got := w.granted(from, "", "Service", types.NamespacedName{Namespace: "b", Name: "api"}); got != test.want {
+			if got := w.granted(from, "Service", types.NamespacedName{Namespace: "b", Name: "api"}); got != test.want {
 				t.Errorf("granted: %v", got)
 			}
 		})
@@ -173,7 +173,7 @@ kind: BackendTLSPolicy
 metadata: {namespace: a, name: port}
 spec: {targetRefs: [{group: '', kind: Service, name: web, sectionName: http}], validation: {hostname: z, caCertificateRefs: [{group: '', kind: ConfigMap, name: nothing}]}}
 `)
-	s.certify(t, "a", "cert")
+	s.certify(t, "a")
 	r := s.translate()
 	got := make(map[string]string)
 	for _, g := range r.world.gateways {

@@ -63,7 +63,7 @@ func (b *builder) backend(ref v1.BackendObjectReference, how reach) string {
 		return ""
 	}
 	name := types.NamespacedName{Namespace: string(or(ref.Namespace, v1.Namespace(b.route.meta.Namespace))), Name: string(ref.Name)}
-	if !b.w.granted(b.reference(), "", "Service", name) {
+	if !b.w.granted(b.reference(), "Service", name) {
 		v.fail(string(v1.RouteReasonRefNotPermitted), "no ReferenceGrant in %s lets a %s of %s use Service %s", name.Namespace, b.route.kind, b.route.meta.Namespace, name.Name)
 		return ""
 	}

@@ -22,24 +22,24 @@ type reference struct {
 	namespace string
 }
 
-// granted reports whether from may refer to an object: one of its own
+// granted reports whether from may refer to an object of the core group: one of its own
 // namespace, or one that a ReferenceGrant beside the object opens to it.
-func (w *world) granted(from reference, group v1.Group, kind v1.Kind, to types.NamespacedName) bool {
+func (w *world) granted(from reference, kind v1.Kind, to types.NamespacedName) bool {
 	if from.namespace == to.Namespace {
 		return true
 	}
 	for _, g := range w.grants {
-		if g.Namespace == to.Namespace && grants(g, from, group, kind, to.Name) {
+		if g.Namespace == to.Namespace && grants(g, from, kind, to.Name) {
 			return true
 		}
 	}
 	return false
 }
 
-func grants(g *v1.ReferenceGrant, from reference, group v1.Group, kind v1.Kind, name string) bool {
+func grants(g *v1.ReferenceGrant, from reference, kind v1.Kind, name string) bool {
 	opens := false
 	for _, t := range g.Spec.To {
-		opens = opens || t.Group == group && t.Kind == kind && (t.Name == nil || *t.Name == "" || string(*t.Name) == name)
+		opens = opens || t.Group == "" && t.Kind == kind && (t.Name == nil || *t.Name == "" || string(*t.Name) == name)
 	}
 	if !opens {
 		return false
@@ -60,7 +60,7 @@ func (w *world) certificate(from reference, ref v1.SecretObjectReference, v *ver
 		return nil
 	}
 	name := types.NamespacedName{Namespace: string(or(ref.Namespace, v1.Namespace(from.namespace))), Name: string(ref.Name)}
-	if !w.granted(from, "", "Secret", name) {
+	if !w.granted(from, "Secret", name) {
 		v.fail(string(v1.ListenerReasonRefNotPermitted), "no ReferenceGrant in %s lets a %s of %s use Secret %s", name.Namespace, from.kind, from.namespace, name.Name)
 		return nil
 	}

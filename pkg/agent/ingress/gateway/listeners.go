@@ -282,7 +282,7 @@ func (w *world) resolveClientValidation(l *listener) {
 			continue
 		}
 		name := types.NamespacedName{Namespace: string(or(ref.Namespace, v1.Namespace(from.namespace))), Name: string(ref.Name)}
-		if !w.granted(from, "", "ConfigMap", name) {
+		if !w.granted(from, "ConfigMap", name) {
 			l.resolved.fail(string(v1.ListenerReasonRefNotPermitted), "caCertificateRefs: no ReferenceGrant in %s lets Gateways of %s use ConfigMap %s", name.Namespace, from.namespace, name.Name)
 			continue
 		}

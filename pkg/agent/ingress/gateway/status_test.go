@@ -44,39 +44,52 @@ func TestListenerStatus(t *testing.T) {
 		{"HTTP", `{name: l, port: 80, protocol: HTTP}`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed"}, good, 2},
 		{"HTTPS", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}`, []string{"Accepted=True/Accepted", "Programmed=True/Programmed"}, good, 2},
 		{
-			"protocol", `{name: l, port: 80, protocol: INVALID}`, []string{"Accepted=False/ListenersNotValid", "Programmed=False/Invalid"},
-			[]string{"Accepted=False/UnsupportedProtocol", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs", "Conflicted=False/NoConflicts"}, 0,
+			"protocol", `{name: l, port: 80, protocol: INVALID}`,
+			[]string{"Accepted=False/ListenersNotValid", "Programmed=False/Invalid"},
+			[]string{"Accepted=False/UnsupportedProtocol", "Programmed=False/Invalid", "ResolvedRefs=True/ResolvedRefs", "Conflicted=False/NoConflicts"},
+			0,
 		},
 		{
-			"missing certificate", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nothing}]}}`, []string{"Accepted=True/ListenersNotValid", "Programmed=False/Invalid"},
-			[]string{"Accepted=True/Accepted", "Programmed=False/Invalid", "ResolvedRefs=False/InvalidCertificateRef", "Conflicted=False/NoConflicts"}, 2,
+			"missing certificate", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nothing}]}}`,
+			[]string{"Accepted=True/ListenersNotValid", "Programmed=False/Invalid"},
+			[]string{"Accepted=True/Accepted", "Programmed=False/Invalid", "ResolvedRefs=False/InvalidCertificateRef", "Conflicted=False/NoConflicts"},
+			2,
 		},
 		{
-			"one certificate of two", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nothing}, {name: cert}]}}`, []string{"Accepted=True/ListenersNotValid", "Programmed=True/Programmed"},
-			[]string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidCertificateRef", "Conflicted=False/NoConflicts"}, 2,
+			"one certificate of two", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nothing}, {name: cert}]}}`,
+			[]string{"Accepted=True/ListenersNotValid", "Programmed=True/Programmed"},
+			[]string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidCertificateRef", "Conflicted=False/NoConflicts"},
+			2,
 		},
 		{
-			"another namespace's certificate", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert, namespace: b}]}}`, []string{"Accepted=True/ListenersNotValid", "Programmed=False/Invalid"},
-			[]string{"Accepted=True/Accepted", "Programmed=False/Invalid", "ResolvedRefs=False/RefNotPermitted", "Conflicted=False/NoConflicts"}, 2,
+			"another namespace's certificate", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert, namespace: b}]}}`,
+			[]string{"Accepted=True/ListenersNotValid", "Programmed=False/Invalid"},
+			[]string{"Accepted=True/Accepted", "Programmed=False/Invalid", "ResolvedRefs=False/RefNotPermitted", "Conflicted=False/NoConflicts"},
+			2,
 		},
 		{
-			"one kind of two", `{name: l, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: TLSRoute}]}}`, []string{"Accepted=True/ListenersNotValid", "Programmed=True/Programmed"},
-			[]string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidRouteKinds", "Conflicted=False/NoConflicts"}, 1,
+			"one kind of two", `{name: l, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: TLSRoute}]}}`,
+			[]string{"Accepted=True/ListenersNotValid", "Programmed=True/Programmed"},
+			[]string{"Accepted=True/Accepted", "Programmed=True/Programmed", "ResolvedRefs=False/InvalidRouteKinds", "Conflicted=False/NoConflicts"},
+			1,
 		},
 		{
-			"two that cannot be told apart", `{name: l, port: 80, protocol: HTTP}, {name: m, port: 80, protocol: TCP}`, []string{"Accepted=False/ListenersNotValid", "Programmed=False/Invalid"},
-			[]string{"Accepted=False/ProtocolConflict", "Programmed=False/ProtocolConflict", "ResolvedRefs=True/ResolvedRefs", "Conflicted=True/ProtocolConflict"}, 2,
+			"two that cannot be told apart", `{name: l, port: 80, protocol: HTTP}, {name: m, port: 80, protocol: TCP}`,
+			[]string{"Accepted=False/ListenersNotValid", "Programmed=False/Invalid"},
+			[]string{"Accepted=False/ProtocolConflict", "Programmed=False/ProtocolConflict", "ResolvedRefs=True/ResolvedRefs", "Conflicted=True/ProtocolConflict"},
+			2,
 		},
 		{
 			"HTTPS and TLS of one host", `{name: l, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}, {name: m, port: 443, protocol: TLS, tls: {mode: Passthrough}}`,
 			[]string{"Accepted=False/ListenersNotValid", "Programmed=False/Invalid"},
-			[]string{"Accepted=False/ProtocolConflict", "Programmed=False/ProtocolConflict", "ResolvedRefs=True/ResolvedRefs", "Conflicted=True/ProtocolConflict"}, 2,
+			[]string{"Accepted=False/ProtocolConflict", "Programmed=False/ProtocolConflict", "ResolvedRefs=True/ResolvedRefs", "Conflicted=True/ProtocolConflict"},
+			2,
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStage(t, "kind: Gateway\nmetadata: {namespace: a, name: main}\nspec: {gatewayClassName: skiff, listeners: ["+test.listener+"]}\n")
-			s.certify(t, "a", "cert")
-			s.certify(t, "b", "cert")
+			s.certify(t, "a")
+			s.certify(t, "b")
 			w := s.translate().world
 			var status v1.GatewayStatus
 			outcome{world: w}.setGateway(w.gateways[0], &status)
@@ -111,7 +124,7 @@ func TestGatewayStatus(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStage(t, "kind: Gateway\nmetadata: {namespace: a, name: main}\nspec: {gatewayClassName: skiff, listeners: [{name: l, port: 80, protocol: HTTP}]"+test.spec+"}\n")
-			s.certify(t, "a", "cert")
+			s.certify(t, "a")
 			w := s.translate().world
 			var status v1.GatewayStatus
 			outcome{world: w}.setGateway(w.gateways[0], &status)

@@ -133,7 +133,7 @@ spec:
   targetRefs: [{group: '', kind: Service, name: web}]
   validation: {hostname: web.internal, wellKnownCACertificates: System}
 `)
-	s.certify(t, "a", "cert")
+	s.certify(t, "a")
 	r := s.translate()
 	var securedKey string
 	for k, target := range r.Targets {

@@ -138,9 +138,10 @@ func (s *stage) translate() Result {
 	})
 }
 
-// certify puts a new certificate into a Secret and a ConfigMap of the name.
-func (s *stage) certify(t *testing.T, namespace, name string) {
+// certify puts a new certificate into the Secret and the ConfigMap "cert".
+func (s *stage) certify(t *testing.T, namespace string) {
 	t.Helper()
+	const name = "cert"
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

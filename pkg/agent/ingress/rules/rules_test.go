@@ -110,19 +110,24 @@ func TestRoutes(t *testing.T) {
 		problems  map[string]string // name of the Ingress → reason
 	}{
 		{
-			"types of paths", []*networkingv1.Ingress{
+			"types of paths",
+			[]*networkingv1.Ingress{
 				ingress("a", 0, rule("A.example.com", path(prefix, "/p", "x"), path(exact, "/e", "y"), path(own, "/o", "z"))),
 			},
-			[]string{"a.example.com prefix /p shop/x:80", "a.example.com exact /e shop/y:80", "a.example.com prefix /o shop/z:80"}, nil,
+			[]string{"a.example.com prefix /p shop/x:80", "a.example.com exact /e shop/y:80", "a.example.com prefix /o shop/z:80"},
+			nil,
 		},
 		{
-			"the older one keeps a path", []*networkingv1.Ingress{
+			"the older one keeps a path",
+			[]*networkingv1.Ingress{
 				ingress("young", 1, rule("a", path(prefix, "/p/", "young"))), ingress("old", 9, rule("a", path(prefix, "/p", "old"))),
 			},
-			[]string{"a prefix /p shop/old:80"}, map[string]string{"young": "Conflict"},
+			[]string{"a prefix /p shop/old:80"},
+			map[string]string{"young": "Conflict"},
 		},
 		{
-			"default backends", []*networkingv1.Ingress{
+			"default backends",
+			[]*networkingv1.Ingress{
 				ingress("all", 3, func(i *networkingv1.Ingress) { i.Spec.DefaultBackend = new(backend("all")) }),
 				ingress("late", 2, func(i *networkingv1.Ingress) { i.Spec.DefaultBackend = new(backend("late")) }),
 				ingress("host", 1, func(i *networkingv1.Ingress) {
@@ -130,19 +135,23 @@ func TestRoutes(t *testing.T) {
 					i.Spec.DefaultBackend = new(backend("rest"))
 				}),
 			},
-			[]string{"a exact /e shop/x:80", "a prefix  shop/rest:80", "default shop/all:80"}, map[string]string{"late": "Conflict"},
+			[]string{"a exact /e shop/x:80", "a prefix  shop/rest:80", "default shop/all:80"},
+			map[string]string{"late": "Conflict"},
 		},
 		{
-			"what is missing answers for itself", []*networkingv1.Ingress{
+			"what is missing answers for itself",
+			[]*networkingv1.Ingress{
 				ingress("a", 0, rule("", path(prefix, "/", "missing"))),
 				ingress("b", 0, rule("b", networkingv1.HTTPIngressPath{Path: "/", PathType: new(prefix), Backend: networkingv1.IngressBackend{
 					Service: &networkingv1.IngressServiceBackend{Name: "x", Port: networkingv1.ServiceBackendPort{Name: "grpc"}},
 				}})),
 			},
-			[]string{" prefix / ", "b prefix / "}, map[string]string{"a": "ServiceNotFound", "b": "PortNotFound"},
+			[]string{" prefix / ", "b prefix / "},
+			map[string]string{"a": "ServiceNotFound", "b": "PortNotFound"},
 		},
 		{
-			"others' classes", []*networkingv1.Ingress{
+			"others' classes",
+			[]*networkingv1.Ingress{
 				ingress("a", 0, func(i *networkingv1.Ingress) {
 					rule("a", path(prefix, "/", "x"))(i)
 					i.Spec.IngressClassName = new("nginx")
@@ -153,16 +162,19 @@ func TestRoutes(t *testing.T) {
 					i.Spec.IngressClassName, i.Annotations["kubernetes.io/ingress.class"] = nil, "traefik"
 				}),
 			},
-			[]string{"b prefix / shop/x:80"}, nil,
+			[]string{"b prefix / shop/x:80"},
+			nil,
 		},
 		{
-			"expressions", []*networkingv1.Ingress{
+			"expressions",
+			[]*networkingv1.Ingress{
 				ingress("a", 0, func(i *networkingv1.Ingress) {
 					rule("a", path(own, "/api(/|$)(.*)", "x"), path(prefix, "/plain", "y"))(i)
 					i.Annotations[nginxPrefix+"rewrite-target"] = "/$2"
 				}),
 			},
-			[]string{"a regexp /api(/|$)(.*).* shop/x:80", "a prefix /plain shop/y:80"}, nil,
+			[]string{"a regexp /api(/|$)(.*).* shop/x:80", "a prefix /plain shop/y:80"},
+			nil,
 		},
 	}
 	for _, tt := range tests {

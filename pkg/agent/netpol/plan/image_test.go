@@ -65,7 +65,7 @@ func (k *image) references() {
 	k.t.Helper()
 	for name, rules := range k.chains {
 		for _, rule := range rules {
-			for _, word := range strings.Fields(rule) {
+			for word := range strings.FieldsSeq(rule) {
 				if set, ok := strings.CutPrefix(word, "@"); ok && k.sets[set] == nil {
 					k.t.Errorf("chain %s refers to set %s", name, set)
 				}

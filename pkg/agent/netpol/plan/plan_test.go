@@ -73,30 +73,36 @@ func TestPolicies(t *testing.T) {
 		{"all namespaces", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}`, []string{"ip saddr (10.42.0.1 10.42.0.2 10.42.0.3 10.42.0.4 10.42.1.2) accept"}, nil},
 		{
 			"pods of namespaces", `{podSelector: {}, egress: [{to: [{namespaceSelector: {matchExpressions: [{key: team, operator: In, values: [bank, shop]}]}, podSelector: {matchLabels: {app: web}}}]}], policyTypes: [Egress]}`,
-			nil, []string{"ip daddr (10.42.0.2 10.42.0.4) accept"},
+			nil,
+			[]string{"ip daddr (10.42.0.2 10.42.0.4) accept"},
 		},
 		{
 			"either of two peers", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: bank}}}, {podSelector: {matchLabels: {app: db}}}]}]}`,
-			[]string{"ip saddr (10.42.0.4) accept", "ip saddr (10.42.0.3 10.42.1.2) accept"}, nil,
+			[]string{"ip saddr (10.42.0.4) accept", "ip saddr (10.42.0.3 10.42.1.2) accept"},
+			nil,
 		},
 		{"nobody matches", `{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: none}}}]}]}`, []string{"ip saddr () accept"}, nil},
 		{
 			"ports", `{podSelector: {}, ingress: [{ports: [{port: 80}, {port: 81}, {port: 8000, endPort: 8010}, {port: 8005, endPort: 9000, protocol: TCP}, {port: 53, protocol: UDP}, {protocol: SCTP}]}]}`,
-			[]string{"tcp dport { 80-81, 8000-9000 } accept", "udp dport { 53 } accept", "meta l4proto sctp accept"}, nil,
+			[]string{"tcp dport { 80-81, 8000-9000 } accept", "udp dport { 53 } accept", "meta l4proto sctp accept"},
+			nil,
 		},
 		{"named port", `{podSelector: {}, ingress: [{ports: [{port: http}]}]}`, []string{"ip daddr . tcp dport (10.42.0.2:8080) accept"}, nil},
 		{"named port of another protocol", `{podSelector: {}, ingress: [{ports: [{port: dns}, {port: dns, protocol: UDP}]}]}`, []string{"ip daddr . tcp dport () accept", "ip daddr . udp dport (10.42.0.2:5353) accept"}, nil},
 		{
 			"named port of peers", `{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: http}], to: [{namespaceSelector: {matchLabels: {team: bank}}}]}]}`,
-			nil, []string{"ip daddr (10.42.0.4) ip daddr . tcp dport (10.42.0.2:8080 10.42.0.4:9090) accept"},
+			nil,
+			[]string{"ip daddr (10.42.0.4) ip daddr . tcp dport (10.42.0.2:8080 10.42.0.4:9090) accept"},
 		},
 		{
 			"blocks", `{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.2.0/24, 10.1.0.0/16, 10.9.9.9/32]}}, {ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "2001:db8::/32"}}], ports: [{port: 443}]}], policyTypes: [Egress]}`,
-			nil, []string{"ip daddr 10.0.0.0/8 ip daddr != { 10.1.0.0/16, 10.9.9.9/32 } tcp dport { 443 } accept", "meta nfproto ipv4 tcp dport { 443 } accept"},
+			nil,
+			[]string{"ip daddr 10.0.0.0/8 ip daddr != { 10.1.0.0/16, 10.9.9.9/32 } tcp dport { 443 } accept", "meta nfproto ipv4 tcp dport { 443 } accept"},
 		},
 		{
 			"DNS", `{podSelector: {}, egress: [{to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{port: 53, protocol: UDP}, {port: 50, endPort: 60}]}], policyTypes: [Egress]}`,
-			nil, []string{
+			nil,
+			[]string{
 				"ip daddr (10.42.0.1) tcp dport { 50-60 } accept", "ip daddr (10.42.0.1) ip daddr . tcp dport (10.42.0.1:10053) accept",
 				"ip daddr (10.42.0.1) udp dport { 53 } accept", "ip daddr (10.42.0.1) ip daddr . udp dport (10.42.0.1:10053) accept",
 			},
