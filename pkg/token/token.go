@@ -1,11 +1,11 @@
-// Package token is the join token: its two written forms, the pin of the
-// server's authority in it, and the file a server keeps it in. It knows no
-// HTTP and no certificates beyond their bytes. Start reading at Token.
+// Package token is the join token: its written forms, the pin of the server's
+// authority in it (Token), and the files a server keeps its tokens in (Book).
+// It knows no HTTP, no cluster, and no certificates beyond their bytes. Start
+// reading at Token.
 package token
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -13,13 +13,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
-
-	"skiff/internal/atomicfile"
 )
 
 // Users of a token.
@@ -127,7 +122,7 @@ func parseShort(text string) (Token, error) {
 // six characters, a dot, sixteen characters of a-z and 0-9.
 func isBootstrap(s string) bool {
 	id, secret, ok := strings.Cut(s, ".")
-	return ok && len(id) == 6 && len(secret) == 16 && strings.Trim(id+secret, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
+	return ok && len(id) == 6 && len(secret) == 16 && strings.Trim(id+secret, letters) == ""
 }
 
 // Bootstrap reports whether this is a bootstrap token.
@@ -218,41 +213,9 @@ func Generate(caPEM []byte) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	secret := make([]byte, 16)
-	if _, err := rand.Read(secret); err != nil {
-		return Token{}, fmt.Errorf("generate token: %w", err)
-	}
-	return Token{CAHash: hash, User: UserServer, Secret: Secret(hex.EncodeToString(secret))}, nil
-}
-
-// EnsureFile reads the server's token from path and makes one, mode 0600, if
-// there is none or the file is empty, as a power cut leaves it. A pin of
-// another authority is corrected; the secret stays. created tells whether the
-// secret is new.
-func EnsureFile(path string, caPEM []byte) (t Token, created bool, err error) {
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Token{}, false, fmt.Errorf("read token: %w", err)
-	}
-	fresh, err := Generate(caPEM)
+	secret, err := random()
 	if err != nil {
-		return Token{}, false, err
+		return Token{}, err
 	}
-	if created = len(bytes.Trim(data, "\x00 \r\n\t")) == 0; !created {
-		t, err = Parse(string(data))
-		if err != nil {
-			return Token{}, false, fmt.Errorf("read token %s: %w; correct the file, or remove it to get another token", path, err)
-		}
-		fresh.Secret = t.Secret
-		if t.User != "" {
-			fresh.User = t.User
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return Token{}, false, fmt.Errorf("write token: %w", err)
-	}
-	if err := atomicfile.Write(path, []byte(fresh.Reveal()+"\n"), 0o600); err != nil {
-		return Token{}, false, fmt.Errorf("write token: %w", err)
-	}
-	return fresh, created, nil
+	return Token{CAHash: hash, User: UserServer, Secret: secret}, nil
 }

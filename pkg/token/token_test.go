@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -87,38 +85,6 @@ func TestPin(t *testing.T) {
 	}
 	if tok.Accepts("") || tok.Accepts("x") || !tok.Accepts(tok.Secret.Reveal()) || (Token{}).Accepts("") {
 		t.Error("Accepts is wrong")
-	}
-}
-
-func TestEnsureFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "server", "token")
-	first, created, err := EnsureFile(path, caA)
-	if err != nil || !created {
-		t.Fatal(created, err)
-	}
-	info, err := os.Stat(path)
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
-	}
-	again, created, err := EnsureFile(path, caA)
-	if err != nil || created || again != first {
-		t.Errorf("second start: %v, created %v, %v", again == first, created, err)
-	}
-	moved, created, err := EnsureFile(path, caB)
-	if err != nil || created || moved.Secret != first.Secret || moved.VerifyCA(caB) != nil {
-		t.Errorf("new authority: %v, created %v, %v", moved, created, err)
-	}
-	if err := os.WriteFile(path, make([]byte, 64), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, created, err = EnsureFile(path, caB); err != nil || !created {
-		t.Errorf("after a power cut: created %v, %v", created, err)
-	}
-	if err := os.WriteFile(path, []byte("two words"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err = EnsureFile(path, caB); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), path) {
-		t.Errorf("garbage: %v", err)
 	}
 }
 
