@@ -156,14 +156,11 @@ func (d *disk) certs(name string) []*x509.Certificate {
 }
 
 // clientCertificate is how the node proves who it is once it has joined, or
-// nil if it has to use the token.
+// nil if it has to use the token. It may have expired: with the password it is
+// proof still.
 func (d *disk) clientCertificate() *tls.Certificate {
-	certs, now := d.certs(pki.ClientKubelet), d.tls.Now()
-	if len(certs) == 0 || now.Before(certs[0].NotBefore) || now.After(certs[0].NotAfter) {
-		return nil
-	}
-	key := d.keys[pki.ClientKubelet]
-	if !owns(key, certs[0]) {
+	certs, key := d.certs(pki.ClientKubelet), d.keys[pki.ClientKubelet]
+	if len(certs) == 0 || !owns(key, certs[0]) || certs[0].Subject.CommonName != pki.NodeTree[0].Subject(d.facts) {
 		return nil
 	}
 	c := &tls.Certificate{PrivateKey: key, Leaf: certs[0]}

@@ -35,6 +35,10 @@ type Client struct {
 	Token     token.Token
 	TLSDir    string // where keys and certificates are kept
 	CredDir   string // where kubeconfigs and the cluster's settings are kept
+	// PasswordFile is where the node keeps its password, which it makes if
+	// there is none; empty means that it has none. Machine is NodeInfo's.
+	PasswordFile string
+	Machine      string
 	// APIServer is what the kubeconfigs point to; default URL.
 	APIServer string
 	// Dial connects to a server, whatever URL says; nil dials URL.
@@ -46,16 +50,6 @@ type Client struct {
 	mu sync.Mutex // held for the whole of Join
 }
 
-// RefusedError says that the server answered and did not want this node.
-type RefusedError struct {
-	Status  int
-	Message string
-}
-
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("the server refused this node (%d): %s", e.Status, e.Message)
-}
-
 // Join returns the node's identity, as fresh as can be had: it renews what the
 // server will renew, and when the server cannot be reached or refuses, it
 // falls back on what is on disk if that is still valid. It does not retry; see
@@ -65,6 +59,9 @@ func (c *Client) Join(ctx context.Context, node NodeInfo) (*Bundle, error) {
 	defer c.mu.Unlock()
 	d, err := c.openDisk(node)
 	if err != nil {
+		return nil, fmt.Errorf("join the cluster: %w", err)
+	}
+	if node, err = c.introduce(node); err != nil {
 		return nil, fmt.Errorf("join the cluster: %w", err)
 	}
 	stored, why := d.load()
@@ -136,7 +133,10 @@ func (c *Client) exchange(ctx context.Context, d *disk, node NodeInfo) (*Bundle,
 		if done {
 			b, why := d.load()
 			if b == nil {
-				return nil, fmt.Errorf("read back what the server issued: %s; do the clocks of node and server agree?", why)
+				return nil, call.explain(fmt.Errorf("what the server issued is of no use here: %s", why))
+			}
+			if call.ahead.Abs() > maxApart {
+				c.Logger.Warn("the clocks of node and server differ", "node", c.now().UTC().Format(time.DateTime), "server is ahead by", call.ahead.Round(time.Second).String())
 			}
 			return b, nil
 		}
@@ -147,9 +147,11 @@ func (c *Client) exchange(ctx context.Context, d *disk, node NodeInfo) (*Bundle,
 // call is a way to talk to a server that has been verified.
 type call struct {
 	*Client
-	http   *http.Client
-	caPEM  string // what the server has been verified against; empty in process
-	asNode bool   // a certificate is presented, the token is the fallback
+	http  *http.Client
+	caPEM string // what the server has been verified against; empty in process
+	// ahead is how far the server's clock is ahead of this node's, by its own
+	// account.
+	ahead time.Duration
 }
 
 // caller verifies the server before anything is sent to it.
@@ -157,10 +159,7 @@ func (c *Client) caller(ctx context.Context, d *disk) (*call, error) {
 	if c.Transport != nil {
 		return &call{Client: c, http: &http.Client{Transport: c.Transport}}, nil
 	}
-	if !strings.HasPrefix(c.URL, "https://") {
-		return nil, fmt.Errorf("server address %q does not begin with https://", c.URL)
-	}
-	caPEM, err := c.fetchCA(ctx)
+	caPEM, ahead, err := c.fetchCA(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -176,10 +175,25 @@ func (c *Client) caller(ctx context.Context, d *disk) (*call, error) {
 	if !c.Token.Pinned() && known == nil {
 		c.Logger.Warn("server is trusted without proof, the token has no pin; use the full form K10…", "server", c.URL)
 	}
-	return c.verified(caPEM, d)
+	return c.verified(caPEM, ahead, d.clientCertificate())
 }
 
-func (c *Client) verified(caPEM []byte, d *disk) (*call, error) {
+// stranger is caller for somebody who has no certificate of a node.
+func (c *Client) stranger(ctx context.Context) (*call, error) {
+	if c.Transport != nil {
+		return &call{Client: c, http: &http.Client{Transport: c.Transport}}, nil
+	}
+	caPEM, ahead, err := c.fetchCA(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Token.VerifyCA(caPEM); err != nil {
+		return nil, err
+	}
+	return c.verified(caPEM, ahead, nil)
+}
+
+func (c *Client) verified(caPEM []byte, ahead time.Duration, own *tls.Certificate) (*call, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(caPEM) {
 		return nil, errors.New("the server's authority is not a certificate")
@@ -188,41 +202,54 @@ func (c *Client) verified(caPEM []byte, d *disk) (*call, error) {
 	// machine gets one that is. So it does not matter under which name or address
 	// a node reaches its server.
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: c.now, ServerName: serverName}
-	own := d.clientCertificate()
 	if own != nil {
 		conf.Certificates = []tls.Certificate{*own}
 	}
 	t := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true, DisableKeepAlives: true, DialContext: c.Dial}
-	return &call{Client: c, http: &http.Client{Transport: t}, caPEM: string(caPEM), asNode: own != nil}, nil
+	return &call{Client: c, http: &http.Client{Transport: t, CheckRedirect: noRedirects}, caPEM: string(caPEM), ahead: ahead}, nil
 }
 
 // serverName is what a server proves to be.
 const serverName = "127.0.0.1"
 
+// noRedirects keeps a token from going anywhere but to the server it is for.
+func noRedirects(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
 // fetchCA asks for the authority without verifying who answers: the pin does.
-func (c *Client) fetchCA(ctx context.Context) ([]byte, error) {
+// It also returns how far the other clock is ahead.
+func (c *Client) fetchCA(ctx context.Context) ([]byte, time.Duration, error) {
+	if !strings.HasPrefix(c.URL, "https://") {
+		return nil, 0, fmt.Errorf("server address %q does not begin with https://", c.URL)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+CACertsPath, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask for the server's authority: %w", err)
+		return nil, 0, fmt.Errorf("invalid server address %q: %w", c.URL, err)
 	}
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, //nolint:gosec // Nothing is sent, and the answer is verified by its hash.
-		DisableKeepAlives: true,
-		DialContext:       c.Dial,
-	}}
+	client := &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, //nolint:gosec // Nothing is sent, and the answer is verified by its hash.
+			DisableKeepAlives: true,
+			DialContext:       c.Dial,
+		},
+		CheckRedirect: noRedirects,
+	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask for the server's authority: %w", err)
+		return nil, 0, unreachable(c.URL, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	if err != nil {
-		return nil, fmt.Errorf("ask for the server's authority: %w", err)
+		return nil, 0, unreachable(c.URL, err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask for the server's authority: %s answered %s; is it a skiff server?", c.URL, resp.Status)
+	if err := unlikely(c.URL, resp, body); err != nil {
+		return nil, 0, err
 	}
-	return body, nil
+	var ahead time.Duration
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		ahead = date.Sub(c.now())
+	}
+	return body, ahead, nil
 }
 
 // pinned checks that the answer names the authority the server was verified by.
@@ -234,13 +261,25 @@ func (c *call) pinned(caPEM string) error {
 }
 
 func (c *call) do(ctx context.Context, body Request) (*Response, error) {
+	var out Response
+	if err := c.post(ctx, Path, body, &out); err != nil {
+		return nil, err
+	}
+	if out.Version != Version {
+		return nil, fmt.Errorf("the server answers version %d of the join protocol, this node speaks %d", out.Version, Version)
+	}
+	return &out, nil
+}
+
+// post sends one request and reads its answer.
+func (c *call) post(ctx context.Context, path string, body, out any) error {
 	data, err := json.Marshal(body)
 	if err != nil {
-		return nil, fmt.Errorf("ask for certificates: %w", err)
+		return fmt.Errorf("encode request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base()+Path, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base()+path, bytes.NewReader(data))
 	if err != nil {
-		return nil, fmt.Errorf("ask for certificates: %w", err)
+		return fmt.Errorf("ask the server: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if c.Token.Secret != "" {
@@ -252,28 +291,42 @@ func (c *call) do(ctx context.Context, body Request) (*Response, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask for certificates: %w", err)
+		return c.explain(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
 	if err != nil {
-		return nil, fmt.Errorf("ask for certificates: %w", err)
+		return unreachable(c.base(), err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var why Refusal
 		if json.Unmarshal(answer, &why) != nil || why.Message == "" {
 			why.Message = http.StatusText(resp.StatusCode)
 		}
-		return nil, &RefusedError{Status: resp.StatusCode, Message: why.Message}
+		return &RefusedError{Status: resp.StatusCode, Code: why.Code, Message: why.Message}
 	}
-	var out Response
-	if err := json.Unmarshal(answer, &out); err != nil {
-		return nil, fmt.Errorf("parse the server's answer: %w", err)
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("parse the server's answer: %w", err)
 	}
-	if out.Version != Version {
-		return nil, fmt.Errorf("the server answers version %d of the join protocol, this node speaks %d", out.Version, Version)
+	return nil
+}
+
+// introduce completes what the node says of itself.
+func (c *Client) introduce(node NodeInfo) (NodeInfo, error) {
+	if node.Machine == "" {
+		node.Machine = c.Machine
 	}
-	return &out, nil
+	if c.PasswordFile == "" || node.Password != "" {
+		return node, nil
+	}
+	password, err := token.Password(c.PasswordFile)
+	if err != nil && c.Transport != nil {
+		// Nobody asks a node in the server's process for it.
+		c.Logger.Warn("this node has no password", "error", err)
+		err = nil
+	}
+	node.Password = password
+	return node, err
 }
 
 // base is where requests go; in process the name is of no consequence.

@@ -3,7 +3,6 @@ package join
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -12,34 +11,43 @@ import (
 	"slices"
 	"time"
 
+	"skiff/internal/ratelimit"
 	"skiff/pkg/pki"
 	"skiff/pkg/token"
 )
 
-// Server answers joining nodes. It is an http.Handler for Path.
+// Server answers joining nodes. It is an http.Handler for Path. NewServer makes
+// one; all fields but Bootstrap must be set before the first request.
 type Server struct {
 	Store *pki.Store
-	// Token admits a node that has no certificate yet.
-	Token token.Token
+	// Tokens admit a node that has no certificate yet, and TokenFile is where
+	// a person finds the one for agents.
+	Tokens    *token.Book
+	TokenFile string
+	// Bootstrap knows the bootstrap tokens; nil means that there are none.
+	Bootstrap Bootstrap
+	Names     Names
 	// Cluster is asked for at each request.
 	Cluster func() Cluster
+	// Own is the name of the node in the server's process, which no other
+	// machine may have.
+	Own string
 	// Reserved are addresses that no other machine may get a serving
 	// certificate for: with one it could pose as the API server.
 	Reserved func() []netip.Prefix
+	Version  string // of skiff
 	Logger   *slog.Logger
+
+	guesses *ratelimit.Keyed[netip.Prefix]
+}
+
+// NewServer returns s, ready for use.
+func NewServer(s Server) *Server {
+	s.guesses = newGuesses(s.Store.Now)
+	return &s
 }
 
 var _ http.Handler = (*Server)(nil)
-
-// refusal is an error with the HTTP status that tells it.
-type refusal struct {
-	status int
-	error
-}
-
-func refuse(status int, format string, args ...any) error {
-	return refusal{status, fmt.Errorf(format, args...)}
-}
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -48,18 +56,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.reply(w, http.StatusOK, resp)
 		return
 	}
-	status := http.StatusInternalServerError
-	if ref, ok := errors.AsType[refusal](err); ok {
-		status = ref.status
-	}
-	if status == http.StatusUnauthorized {
+	s.refuse(w, r, err)
+}
+
+// refuse tells the caller and the log why.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	code, level := CodeOf(err), slog.LevelWarn
+	switch code {
+	case CodeToken, CodeBootstrap, CodeUnknown:
 		w.Header().Set("WWW-Authenticate", `Basic realm="skiff"`)
+	case CodeStarting, CodeBusy: // There will be more of them, and they say nothing new.
+		level = slog.LevelDebug
+	case CodeMethod:
+		w.Header().Set("Allow", http.MethodPost)
 	}
-	s.Logger.Warn("node was refused", "remote", r.RemoteAddr, "status", status, "error", err)
-	if status == http.StatusInternalServerError {
-		err = errors.New("the server could not issue the certificates; its log says why")
+	if after := retryAfter(err); after != "" {
+		w.Header().Set("Retry-After", after)
 	}
-	s.reply(w, status, Refusal{Message: err.Error()})
+	s.Logger.Log(r.Context(), level, "caller was refused", "remote", r.RemoteAddr, "path", r.URL.Path, "code", string(code), "error", err)
+	if code == CodeInternal {
+		err = errors.New("the server could not do this; its log says why")
+	}
+	s.reply(w, code.status(), Refusal{Code: code, Message: err.Error()})
 }
 
 func (s *Server) reply(w http.ResponseWriter, status int, body any) {
@@ -71,29 +89,43 @@ func (s *Server) reply(w http.ResponseWriter, status int, body any) {
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) (*Response, error) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return nil, refuse(http.StatusMethodNotAllowed, "method %s is not allowed, use POST", r.Method)
-	}
-	who, err := s.authenticate(r) // Before the body is read: strangers cost nothing.
+	who, body, err := s.receive(w, r)
 	if err != nil {
 		return nil, err
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, refuse(http.StatusRequestEntityTooLarge, "request is larger than %d bytes", maxRequest)
-	}
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "read request: %w", err)
 	}
 	req, err := parseRequest(body)
 	if err != nil {
-		return nil, refusal{http.StatusBadRequest, err}
+		return nil, err
 	}
-	if err := s.authorize(who, req, r); err != nil {
+	if err := s.authorize(r.Context(), who, req); err != nil {
 		return nil, err
 	}
 	return s.issue(req)
+}
+
+// receive authenticates the caller and then reads the body: strangers cost
+// nothing.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request) (caller, []byte, error) {
+	if r.Method != http.MethodPost {
+		return caller{}, nil, Refuse(CodeMethod, "method %.20s is not allowed, use POST", r.Method)
+	}
+	who, err := s.authenticate(r)
+	if err != nil {
+		return caller{}, nil, err
+	}
+	body, err := s.read(w, r)
+	return who, body, err
+}
+
+func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return nil, Refuse(CodeTooLarge, "request is larger than %d bytes", maxRequest)
+	}
+	if err != nil {
+		return nil, Refuse(CodeRequest, "read request: %w", err)
+	}
+	return body, nil
 }
 
 // nodeName is a Kubernetes node name: a DNS subdomain (RFC 1123).
@@ -103,77 +135,40 @@ var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a
 func parseRequest(body []byte) (*Request, error) {
 	var req Request
 	if err := json.Unmarshal(body, &req); err != nil {
-		return nil, fmt.Errorf("parse request: %w", err)
+		return nil, Refuse(CodeRequest, "parse request: %w", err)
 	}
 	if req.Version != Version {
-		return nil, fmt.Errorf("version %d of the join protocol is unknown to this server, it speaks %d; run the same release of skiff on both", req.Version, Version)
+		return nil, Refuse(CodeVersion, "version %d of the join protocol is unknown to this server, it speaks %d; run the same release of skiff on both", req.Version, Version)
 	}
 	if len(req.Node.Name) > 253 || !nodeName.MatchString(req.Node.Name) {
-		return nil, fmt.Errorf("node name %.260q is not a DNS name (lower-case letters, digits, \"-\" and \".\")", req.Node.Name)
+		return nil, Refuse(CodeRequest, "node name %.260q is not a DNS name (lower-case letters, digits, \"-\" and \".\")", req.Node.Name)
+	}
+	if len(req.Node.Addresses) > maxAddresses {
+		return nil, Refuse(CodeRequest, "%d node addresses are more than %d", len(req.Node.Addresses), maxAddresses)
 	}
 	for name := range req.CSRs {
 		if specOf(name) == nil {
-			return nil, fmt.Errorf("certificate %.100q is not one of a node", name)
+			return nil, Refuse(CodeRequest, "certificate %.100q is not one of a node", name)
+		}
+	}
+	for _, text := range []string{req.Node.Password.Reveal(), req.Node.Machine, req.Node.Version} {
+		if len(text) > maxText {
+			return nil, Refuse(CodeRequest, "a field of the request is longer than %d bytes", maxText)
 		}
 	}
 	return &req, nil
 }
 
+// Bounds of what a certificate and a log line are made from.
+const (
+	maxText      = 256
+	maxAddresses = 32
+)
+
 func specOf(name string) *pki.Spec {
 	for i := range pki.NodeTree {
 		if pki.NodeTree[i].Name == name {
 			return &pki.NodeTree[i]
-		}
-	}
-	return nil
-}
-
-// caller is who sent a request: a holder of the token (any name) or a node.
-type caller struct {
-	node string // empty: came with the token
-}
-
-func (s *Server) authenticate(r *http.Request) (caller, error) {
-	id, certErr := s.Store.VerifyPeer(r.TLS, pki.ClientCA)
-	if certErr == nil {
-		if node, ok := nodeOf(id); ok {
-			return caller{node: node}, nil
-		}
-		certErr = fmt.Errorf("client certificate of %q is not that of a node", id.CN)
-	}
-	user, secret, ok := r.BasicAuth()
-	if !ok {
-		return caller{}, refuse(http.StatusUnauthorized, "no token, and %w", certErr)
-	}
-	if (user != token.UserServer && user != token.UserNode) || !s.Token.Accepts(secret) {
-		return caller{}, refuse(http.StatusUnauthorized, "the token is not the one of this server")
-	}
-	return caller{}, nil
-}
-
-func nodeOf(id pki.Identity) (string, bool) {
-	for prefix, org := range map[string]string{"system:node:": pki.NodesOrg, "system:skiff-agent:": pki.AgentsOrg} {
-		if len(id.CN) > len(prefix) && id.CN[:len(prefix)] == prefix && slices.Contains(id.Org, org) {
-			return id.CN[len(prefix):], true
-		}
-	}
-	return "", false
-}
-
-// authorize keeps a node to its own name, and to addresses that are not the
-// server's.
-func (s *Server) authorize(who caller, req *Request, r *http.Request) error {
-	if who.node != "" && who.node != req.Node.Name {
-		return refuse(http.StatusForbidden, "node %q may not ask for certificates of node %q", who.node, req.Node.Name)
-	}
-	if isInProcess(r.Context()) {
-		return nil
-	}
-	for _, a := range req.Node.Addresses {
-		for _, p := range s.Reserved() {
-			if p.Contains(a.Unmap()) {
-				return refuse(http.StatusForbidden, "node address %s belongs to the server or to Services; set --node-ip to an address of the node", a)
-			}
 		}
 	}
 	return nil
@@ -192,15 +187,15 @@ func (s *Server) issue(req *Request) (*Response, error) {
 	for name, text := range req.CSRs {
 		csr, key, err := pki.ParseCSR([]byte(text))
 		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "%s: %w", name, err)
+			return nil, Refuse(CodeRequest, "%s: %w", name, err)
 		}
 		spec := specOf(name)
 		want := spec.Request(facts, key)
 		if csr.Subject.CommonName != want.CN || !slices.Equal(csr.Subject.Organization, want.Org) {
-			return nil, refuse(http.StatusForbidden, "%s: a request for %q cannot be granted to node %q", name, csr.Subject.CommonName, req.Node.Name)
+			return nil, Refuse(CodeForbidden, "%s: a request for %q cannot be granted to node %q", name, csr.Subject.CommonName, req.Node.Name)
 		}
 		if have := pki.SANsOfRequest(csr); have.String() != want.SANs.String() {
-			return nil, refuse(http.StatusForbidden, "%s: requested names %q are not those of the node (%q)", name, have, want.SANs)
+			return nil, Refuse(CodeForbidden, "%s: requested names %q are not those of the node (%q)", name, have, want.SANs)
 		}
 		cert, err := s.Store.Sign(want)
 		if err != nil {

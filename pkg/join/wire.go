@@ -1,11 +1,14 @@
 // Package join is how a node gets its identity: what node and server say to
 // each other (wire.go), the server's answer (Server), the node's question and
 // what it keeps of the answer (Client, Bundle), and keeping that fresh
-// (Member). A node in the server's own process joins the same way over
-// InProcess. It knows nothing of the API server. Start reading at Request.
+// (Member). Who may join is in admit.go. A node in the server's own process
+// joins the same way over InProcess. It knows nothing of the API server, where
+// passwords and bootstrap tokens are kept by the packages below it. Start
+// reading at Request.
 package join
 
 import (
+	"net/http"
 	"net/netip"
 	"slices"
 
@@ -20,6 +23,7 @@ const Version = 1
 const (
 	Prefix      = "/v1-skiff/"
 	Path        = "/v1-skiff/node"
+	TokenPath   = "/v1-skiff/token"
 	CACertsPath = "/cacerts"
 )
 
@@ -37,10 +41,12 @@ const (
 type NodeInfo struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// Password proves that this is the machine that took the name first. It
-	// has a place here already and is not looked at yet.
+	// Password proves that this is the machine that took the name first.
 	Password token.Secret `json:"password,omitempty"`
-	Version  string       `json:"version,omitempty"` // of skiff
+	// Machine tells the hardware, where it has a name for itself: a re-installed
+	// machine has lost its password, and this is the same still.
+	Machine string `json:"machine,omitempty"`
+	Version string `json:"version,omitempty"` // of skiff
 }
 
 // Request asks for certificates and for the cluster's settings.
@@ -90,5 +96,48 @@ func (c Cluster) Same(o Cluster) bool {
 
 // Refusal is the body of every answer that is not 200.
 type Refusal struct {
+	Code    Code   `json:"code,omitempty"`
 	Message string `json:"message"`
+}
+
+// Code says why a server refuses, for programs.
+type Code string
+
+// The codes.
+const (
+	CodeRequest   Code = "request"         // the request is malformed
+	CodeMethod    Code = "method"          // another HTTP method is wanted
+	CodeTooLarge  Code = "too-large"       // the body is
+	CodeVersion   Code = "version"         // of skiff or the protocol: they do not go together
+	CodeToken     Code = "token"           // none, or a wrong one
+	CodeBootstrap Code = "bootstrap-token" // unknown, expired, or not for joining
+	CodeUnknown   Code = "unknown-node"    // an expired certificate, of a node the cluster has forgotten
+	CodeName      Code = "name-taken"      // another machine has the node's name
+	CodeAddress   Code = "address"         // is not the node's
+	CodeForbidden Code = "forbidden"       // the caller is known, and may not do this
+	CodeStarting  Code = "starting"        // come back in a few seconds
+	CodeBusy      Code = "busy"            // too many requests
+	CodeInternal  Code = "internal"        // see the server's log
+)
+
+// status is the HTTP status that goes with the code.
+func (c Code) status() int {
+	switch c {
+	case CodeRequest, CodeVersion:
+		return http.StatusBadRequest
+	case CodeMethod:
+		return http.StatusMethodNotAllowed
+	case CodeTooLarge:
+		return http.StatusRequestEntityTooLarge
+	case CodeToken, CodeBootstrap, CodeUnknown:
+		return http.StatusUnauthorized
+	case CodeName, CodeAddress, CodeForbidden:
+		return http.StatusForbidden
+	case CodeStarting:
+		return http.StatusServiceUnavailable
+	case CodeBusy:
+		return http.StatusTooManyRequests
+	default:
+		return http.StatusInternalServerError
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -109,12 +110,25 @@ type Identity struct {
 	Org []string
 }
 
+// Has reports whether the certificate names the organisation.
+func (i Identity) Has(org string) bool { return slices.Contains(i.Org, org) }
+
 // ErrNoPeer is returned by VerifyPeer for a connection without certificate.
 var ErrNoPeer = errors.New("no client certificate")
 
 // VerifyPeer checks the client certificate of a connection against the named
 // authority. The connection may be nil.
 func (s *Store) VerifyPeer(state *tls.ConnectionState, authority string) (Identity, error) {
+	return s.verifyPeer(state, authority, func(*x509.Certificate) time.Time { return s.clock() })
+}
+
+// VerifyPeerUndated is VerifyPeer without regard to the dates: it says that the
+// peer has a key that the authority once certified, and no more.
+func (s *Store) VerifyPeerUndated(state *tls.ConnectionState, authority string) (Identity, error) {
+	return s.verifyPeer(state, authority, func(c *x509.Certificate) time.Time { return c.NotAfter })
+}
+
+func (s *Store) verifyPeer(state *tls.ConnectionState, authority string, at func(*x509.Certificate) time.Time) (Identity, error) {
 	if state == nil || len(state.PeerCertificates) == 0 {
 		return Identity{}, ErrNoPeer
 	}
@@ -131,7 +145,7 @@ func (s *Store) VerifyPeer(state *tls.ConnectionState, authority string) (Identi
 	}
 	peer := state.PeerCertificates[0]
 	_, err := peer.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: s.clock(),
+		Roots: roots, Intermediates: between, CurrentTime: at(peer),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {

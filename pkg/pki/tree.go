@@ -134,10 +134,12 @@ const (
 	ClientSkiffAgent = "client-skiff-agent"
 )
 
-// Organisations of nodes.
+// Organisations of client certificates.
 const (
 	NodesOrg  = "system:nodes"
 	AgentsOrg = "skiff:agents"
+	// MastersOrg is that of administrators.
+	MastersOrg = "system:masters"
 )
 
 // Tree is what a server keeps. An issuer stands above what it issues.
@@ -146,8 +148,8 @@ var Tree = []Spec{
 	{Name: ServingAPI, Issuer: ServerCA, Use: Serving, CN: "kube-apiserver", SAN: apiSANs},
 
 	{Name: ClientCA, Use: Authority, CN: "skiff-client-ca"},
-	{Name: ClientAdmin, Issuer: ClientCA, Use: Client, CN: "system:admin", Org: []string{"system:masters"}, Kubeconfig: true},
-	{Name: ClientAPI, Issuer: ClientCA, Use: Client, CN: "kube-apiserver-kubelet-client", Org: []string{"system:masters"}},
+	{Name: ClientAdmin, Issuer: ClientCA, Use: Client, CN: "system:admin", Org: []string{MastersOrg}, Kubeconfig: true},
+	{Name: ClientAPI, Issuer: ClientCA, Use: Client, CN: "kube-apiserver-kubelet-client", Org: []string{MastersOrg}},
 
 	{Name: RequestHeaderCA, Use: Authority, CN: "skiff-request-header-ca"},
 	{Name: ClientAuthProxy, Issuer: RequestHeaderCA, Use: Client, CN: "system:auth-proxy"},
