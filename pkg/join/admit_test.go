@@ -54,7 +54,7 @@ func TestRefusals(t *testing.T) {
 			tt.change(w, c, &n)
 			_, err := c.Join(t.Context(), n)
 			ref, _ := errors.AsType[*RefusedError](err)
-			if err == nil || (tt.code != "" && (ref == nil || ref.Code != tt.code || ref.Status != tt.code.status())) || (tt.is != nil && !errors.Is(err, tt.is)) {
+			if err == nil || (tt.code != "" && (ref == nil || ref.Code != tt.code || ref.Status != tt.code.Status())) || (tt.is != nil && !errors.Is(err, tt.is)) {
 				t.Errorf("error %v", err)
 			}
 			if w.calls != tt.calls {

@@ -236,7 +236,7 @@ func TestForgedCSR(t *testing.T) {
 			t.Errorf("%s: status %d, want %d", tt.name, got, tt.status)
 		}
 	}
-	if got := w.post(bytes.Repeat([]byte("x"), maxRequest+1)); got != http.StatusRequestEntityTooLarge {
+	if got := w.post(bytes.Repeat([]byte("x"), MaxRequest+1)); got != http.StatusRequestEntityTooLarge {
 		t.Errorf("oversized: %d", got)
 	}
 	if got := w.post([]byte(`{"version":99,"node":{"name":"n1"}}`)); got != http.StatusBadRequest {

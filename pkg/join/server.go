@@ -77,7 +77,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if code == CodeInternal {
 		err = errors.New("the server could not do this; its log says why")
 	}
-	s.reply(w, code.status(), Refusal{Code: code, Message: err.Error()})
+	s.reply(w, code.Status(), Refusal{Code: code, Message: err.Error()})
 }
 
 func (s *Server) reply(w http.ResponseWriter, status int, body any) {
@@ -118,9 +118,9 @@ func (s *Server) receive(w http.ResponseWriter, r *http.Request) (caller, []byte
 }
 
 func (s *Server) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxRequest))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, Refuse(CodeTooLarge, "request is larger than %d bytes", maxRequest)
+		return nil, Refuse(CodeTooLarge, "request is larger than %d bytes", MaxRequest)
 	}
 	if err != nil {
 		return nil, Refuse(CodeRequest, "read request: %w", err)

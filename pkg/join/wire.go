@@ -33,7 +33,7 @@ const ExternalIPAnnotation = "skiff.dev/external-ip"
 
 // Limits of a message, in bytes.
 const (
-	maxRequest  = 64 << 10
+	MaxRequest  = 64 << 10
 	maxResponse = 1 << 20
 )
 
@@ -120,8 +120,8 @@ const (
 	CodeInternal  Code = "internal"        // see the server's log
 )
 
-// status is the HTTP status that goes with the code.
-func (c Code) status() int {
+// Status is the HTTP status that goes with the code.
+func (c Code) Status() int {
 	switch c {
 	case CodeRequest, CodeVersion:
 		return http.StatusBadRequest

@@ -32,6 +32,10 @@ const (
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
 	// MemInfo has the machine's memory.
 	MemInfo = "/proc/meminfo"
+	// ProductUUID and BoardSerial are what the hardware calls itself: the first
+	// by its firmware, the second by its device tree.
+	ProductUUID = "/sys/class/dmi/id/product_uuid"
+	BoardSerial = "/sys/firmware/devicetree/base/serial-number"
 )
 
 // ContainerdDropIns is the directory whose *.toml files are merged into

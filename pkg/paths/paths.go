@@ -102,6 +102,17 @@ func (l Layout) Static() string { return filepath.Join(l.Server(), "static") }
 // Token is the join token of the server.
 func (l Layout) Token() string { return filepath.Join(l.Server(), "token") }
 
+// AgentToken is the join token that is for agents only, and NodeToken the same
+// under the name that K3s' users look for.
+func (l Layout) AgentToken() string { return filepath.Join(l.Server(), "agent-token") }
+
+// NodeToken is AgentToken by another name.
+func (l Layout) NodeToken() string { return filepath.Join(l.Server(), "node-token") }
+
+// NodePassword is by what a machine proves that a node name is its own. It lies
+// beside the configuration, so that it outlives the data directory.
+func (l Layout) NodePassword() string { return filepath.Join(l.Etc, "node", "password") }
+
 // Agent is the root of the node's state.
 func (l Layout) Agent() string { return filepath.Join(l.Data, "agent") }
 

@@ -14,7 +14,7 @@ func (s *Server) addHelm(g *component.Group, after component.Ref, logger *slog.L
 		return
 	}
 	dir := s.cfg.Paths.Static()
-	s.front.Handle(helm.StaticPrefix, helm.Static(dir))
+	s.front.Add(staticCharts(helm.Static(dir)))
 	g.Add(helm.New(helm.Options{Loopback: s.api.Loopback, Static: dir, Logger: logger}),
 		component.After(after), component.Restart(component.Backoff{}))
 }

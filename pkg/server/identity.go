@@ -1,18 +1,25 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"strconv"
 
+	"k8s.io/client-go/kubernetes"
+
 	"skiff/pkg/address"
 	"skiff/pkg/clock"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
+	"skiff/pkg/join/bootstrap"
+	"skiff/pkg/join/password"
 	"skiff/pkg/pki"
 	"skiff/pkg/token"
+	"skiff/pkg/version"
 )
 
 // identity is what proves to others who this server is, and what it gives to
@@ -23,10 +30,14 @@ type identity struct {
 	store   *pki.Store
 	renewer *pki.Renewer
 	join    *join.Server
-	logger  *slog.Logger
+	// names is who has which node name, in the cluster.
+	names  *password.Keeper
+	logger *slog.Logger
 }
 
-func newIdentity(cfg config.Completed, book *address.Book, time *clock.Keeper, logger *slog.Logger) (*identity, error) {
+// newIdentity makes the parts; client reaches the API, and returns nil while
+// there is none.
+func newIdentity(cfg config.Completed, book *address.Book, time *clock.Keeper, client func() kubernetes.Interface, logger *slog.Logger) (*identity, error) {
 	i := &identity{cfg: cfg, book: book, logger: logger}
 	i.store = pki.NewStore(cfg.Paths.ServerTLS(), nil, logger)
 	i.store.Known, i.store.Settled = time.Floor, time.Settled
@@ -42,7 +53,12 @@ func newIdentity(cfg config.Completed, book *address.Book, time *clock.Keeper, l
 		admin.Mode = fs.FileMode(mode)
 	}
 	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Moved: book.Changed, Jumped: time.Jumped, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
-	i.join = &join.Server{Store: i.store, Cluster: i.cluster, Reserved: i.reserved, Logger: logger}
+	i.names = password.New(client, i.store.Now, logger)
+	i.join = join.NewServer(join.Server{
+		Store: i.store, TokenFile: cfg.Paths.AgentToken(), Names: i.names,
+		Bootstrap: &bootstrap.Verifier{Client: client, Now: i.store.Now},
+		Cluster:   i.cluster, Own: cfg.Node.Name, Reserved: i.reserved, Version: version.Version, Logger: logger,
+	})
 	return i, nil
 }
 
@@ -53,14 +69,52 @@ func (i *identity) ensure() error {
 	if err != nil {
 		return fmt.Errorf("prepare certificates in %s: %w", i.store.Dir, err)
 	}
-	t, created, err := token.EnsureFile(i.cfg.Paths.Token(), i.store.CertPEM(pki.ServerCA))
+	server, agent, err := givenTokens(i.cfg.Join)
 	if err != nil {
-		return fmt.Errorf("prepare join token: %w", err)
+		return err
 	}
-	if created {
-		i.logger.Info("join token made", "file", i.cfg.Paths.Token())
+	files := token.Files{Server: i.cfg.Paths.Token(), Agent: i.cfg.Paths.AgentToken(), Node: i.cfg.Paths.NodeToken()}
+	book, made, err := token.Open(files, i.store.CertPEM(pki.ServerCA), server, agent)
+	if err != nil {
+		return fmt.Errorf("prepare join tokens: %w", err)
 	}
-	i.join.Token = t
+	for _, file := range made {
+		i.logger.Info("join token made", "file", file)
+	}
+	i.join.Tokens = book
+	return nil
+}
+
+// givenTokens reads the tokens that the configuration sets.
+func givenTokens(c config.Join) (server, agent token.Token, err error) {
+	server, err1 := token.Read("token", c.Token, c.TokenFile)
+	agent, err2 := token.Read("agent-token", c.AgentToken, c.AgentTokenFile)
+	if errors.Is(err1, token.ErrNone) {
+		err1 = nil
+	}
+	if errors.Is(err2, token.ErrNone) {
+		err2 = nil
+	}
+	return server, agent, errors.Join(err1, err2)
+}
+
+// keepNames does what is left to do once the API answers: no other machine may
+// take the name of this server's node, also not at another server; and what
+// was deleted while nobody looked is forgotten.
+func (i *identity) keepNames(ctx context.Context) error {
+	if !i.cfg.Server.DisableAgent {
+		p, err := token.Password(i.cfg.Paths.NodePassword())
+		if err != nil {
+			return err
+		}
+		if err := i.names.Claim(ctx, join.Claim{Node: i.cfg.Node.Name, Password: p, Proven: true}); err != nil {
+			return err
+		}
+	}
+	if err := i.names.Sweep(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
 	return nil
 }
 

@@ -103,7 +103,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 		return nil, errors.New("invalid --kube-cloud-controller-manager-arg: skiff's node controller has no flags")
 	}
 	s := &Server{cfg: cfg, o: o, bundled: []fs.FS{manifests.FS}}
-	s.identity, err = newIdentity(cfg, o.Addresses, o.Clock, o.Logger.With("component", "certificates"))
+	s.identity, err = newIdentity(cfg, o.Addresses, o.Clock, s.client(), o.Logger.With("component", "certificates"))
 	if err != nil {
 		return nil, err
 	}
@@ -111,10 +111,11 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 		Address:     cfg.Server.BindAddress,
 		Port:        cfg.Server.Port,
 		Certificate: s.identity.store.ServingCertificate(pki.ServingAPI),
-		CACerts:     func() []byte { return s.identity.store.CertPEM(pki.ServerCA) },
-		Join:        s.identity.join,
 		Logger:      o.Logger.With("component", "front"),
 	})
+	for _, r := range s.endpoints() {
+		s.front.Add(r)
+	}
 	// First the port: who has it now may well be another skiff on this data.
 	if err := s.front.Listen(); err != nil {
 		return nil, err
@@ -273,8 +274,9 @@ func (s *Server) AddTo(g *component.Group) Refs {
 		own = ""
 	}
 	g.Add(cloud.New(cloud.Options{
-		Loopback: s.api.Loopback, OwnNode: own, Logger: logger("node-controller"),
+		Loopback: s.api.Loopback, OwnNode: own, Removed: s.identity.names.Gone, Logger: logger("node-controller"),
 	}), component.After(r.API))
+	g.Add(component.Func("node-passwords", s.identity.keepNames, nil), component.After(r.API), component.Restart(component.Backoff{}))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
 	s.addBalancer(g, r.API, logger("servicelb"))
 	s.addRuntimeClasses(g, r.API, logger("runtime-classes"))

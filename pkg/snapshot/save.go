@@ -26,6 +26,8 @@ import (
 const (
 	databaseName = "server/db/state.db"
 	tokenName    = "server/token"
+	// The server's other token; it makes one where there is none.
+	agentTokenName = "server/agent-token"
 	tlsName      = "server/tls"
 	ownName      = "server/manifests"
 	configName   = "etc/config.yaml"
@@ -197,6 +199,7 @@ func (s Source) files(database string) ([]File, error) {
 	}
 	for _, p := range []place{
 		{tokenName, s.Paths.Token(), true},
+		{agentTokenName, s.Paths.AgentToken(), false},
 		{tlsName, s.Paths.ServerTLS(), true},
 		{ownName, s.Paths.Manifests(), false},
 		{configName, s.ConfigFile, false},

@@ -35,6 +35,8 @@ type Options struct {
 	// OwnNode is the name of the node in the same process, which is labelled
 	// as control plane; empty if there is none.
 	OwnNode string
+	// Removed is called, again until it succeeds, after a Node was deleted.
+	Removed func(ctx context.Context, node string) error
 	Logger  *slog.Logger
 }
 
@@ -70,7 +72,9 @@ type worker struct {
 	nodes  corelisters.NodeLister
 	queue  workqueue.TypedRateLimitingInterface[string]
 	own    string
-	logger *slog.Logger
+	// removed is Options.Removed.
+	removed func(ctx context.Context, node string) error
+	logger  *slog.Logger
 }
 
 // Run implements component.Component.
@@ -93,8 +97,13 @@ func (c *Controller) Run(ctx context.Context) error {
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 		own:    c.OwnNode,
 		logger: c.Logger,
+
+		removed: c.Removed,
 	}
 	add := func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
 		if n, ok := obj.(*corev1.Node); ok {
 			w.queue.Add(n.Name)
 		}
@@ -102,6 +111,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	handler, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    add,
 		UpdateFunc: func(_, obj any) { add(obj) },
+		DeleteFunc: add,
 	})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
@@ -143,7 +153,7 @@ func (w *worker) next(ctx context.Context) bool {
 func (w *worker) sync(ctx context.Context, name string) error {
 	node, err := w.nodes.Get(name)
 	if apierrors.IsNotFound(err) {
-		return nil
+		return w.removed(ctx, name)
 	}
 	if err != nil {
 		return fmt.Errorf("read node: %w", err)

@@ -1,7 +1,8 @@
 // Package front is the one TLS port of a server: it answers the supervisor's
 // paths from its own mux and hands everything else to the Kubernetes API,
 // whose handler it is given when there is one. It knows nothing of what the
-// handlers do. Start reading at Front.
+// handlers do. Start reading at Front, and at Route for what is done before they
+// are called.
 package front
 
 import (
@@ -28,11 +29,7 @@ type Options struct {
 	Port    int // 0 takes any, for tests
 	// Certificate is asked at each handshake.
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	// CACerts returns the PEM of the server's authority, for /cacerts.
-	CACerts func() []byte
-	// Join answers joining nodes, at join.Path.
-	Join   http.Handler
-	Logger *slog.Logger
+	Logger      *slog.Logger
 }
 
 // Front is the listener and what stands behind it. Handle before Run; SetAPI
@@ -56,7 +53,7 @@ var (
 	_ component.Readier   = (*Front)(nil)
 )
 
-// New returns a front with the supervisor's own routes.
+// New returns a front without routes: see Add.
 func New(o Options) *Front {
 	f := &Front{opts: o, mux: http.NewServeMux()}
 	f.stopping, f.stop = context.WithCancel(context.Background())

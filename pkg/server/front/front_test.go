@@ -38,8 +38,11 @@ func start(t *testing.T) *stage {
 	quiet := slog.New(slog.DiscardHandler)
 	s.Front = New(Options{
 		Address: netip.MustParseAddr("127.0.0.1"), Certificate: s.store.ServingCertificate(pki.ServingAPI),
-		CACerts: func() []byte { return s.store.CertPEM(pki.ServerCA) }, Logger: quiet,
+		Logger: quiet,
 	})
+	read := []string{http.MethodGet}
+	s.Add(Route{Path: "/ping", Methods: read, Rate: 1000, Burst: 1000, Handler: s.Ping()})
+	s.Add(Route{Path: "/cacerts", Methods: read, Rate: 1000, Burst: 1000, Handler: s.CACerts(func() []byte { return s.store.CertPEM(pki.ServerCA) })})
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

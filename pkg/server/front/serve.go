@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"log"
 	"log/slog"
 	"net"
@@ -14,8 +15,8 @@ import (
 	"skiff/pkg/join"
 )
 
-// Handle adds a route to the supervisor's mux, with http.ServeMux's patterns.
-// It panics on a pattern that is taken, as http.ServeMux does; routes are part
+// Handle adds a route to the supervisor's mux that looks after itself, with
+// http.ServeMux's patterns; Add is for those that do not. It panics on a pattern that is taken, as http.ServeMux does; routes are part
 // of the program.
 func (f *Front) Handle(pattern string, h http.Handler) { f.mux.Handle(pattern, h) }
 
@@ -32,25 +33,12 @@ func (f *Front) SetAPI(h http.Handler) {
 // API is not behind it.
 func (f *Front) Handler() http.Handler { return f.mux }
 
+// routes answers below the supervisor's prefix, so that a path that is not
+// there is not the API's to judge.
 func (f *Front) routes() {
-	f.mux.HandleFunc("/ping", func(w http.ResponseWriter, _ *http.Request) {
-		f.text(w, http.StatusOK, "pong")
-	})
-	f.mux.HandleFunc(join.CACertsPath, func(w http.ResponseWriter, _ *http.Request) {
-		ca := f.opts.CACerts()
-		if len(ca) == 0 {
-			w.Header().Set("Retry-After", "1")
-			f.text(w, http.StatusServiceUnavailable, "the server has no certificates yet")
-			return
-		}
-		f.text(w, http.StatusOK, string(ca))
-	})
 	f.mux.HandleFunc(join.Prefix, func(w http.ResponseWriter, r *http.Request) {
-		f.text(w, http.StatusNotFound, "skiff has nothing at "+r.URL.Path+"\n")
+		f.text(w, http.StatusNotFound, fmt.Sprintf("skiff has nothing at %.200s\n", r.URL.Path))
 	})
-	if f.opts.Join != nil {
-		f.mux.Handle(join.Path, f.opts.Join)
-	}
 }
 
 func (f *Front) text(w http.ResponseWriter, status int, body string) {
