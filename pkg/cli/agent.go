@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -17,6 +16,7 @@ import (
 	"skiff/pkg/join"
 	"skiff/pkg/kube"
 	"skiff/pkg/kube/series"
+	"skiff/pkg/paths"
 	"skiff/pkg/payload"
 	"skiff/pkg/preflight"
 	"skiff/pkg/token"
@@ -52,22 +52,11 @@ func agentCommand() *cli.Command {
 
 // readToken returns the join token, empty if none was given.
 func readToken(cfg config.Completed) (token.Token, error) {
-	text := cfg.Join.Token
-	if file := cfg.Join.TokenFile; file != "" {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return token.Token{}, fmt.Errorf("read --token-file: %w", err)
-		}
-		text = string(data)
-	}
-	if strings.TrimSpace(text) == "" {
+	t, err := token.Read("token", cfg.Join.Token, cfg.Join.TokenFile)
+	if errors.Is(err, token.ErrNone) {
 		return token.Token{}, nil
 	}
-	t, err := token.Parse(text)
-	if err != nil {
-		return token.Token{}, fmt.Errorf("invalid --token: %w", err)
-	}
-	return t, nil
+	return t, err
 }
 
 // worker is a node that runs no control plane. It starts from what joining has
@@ -87,6 +76,7 @@ func (w *worker) client(p parts) *join.Client {
 	return &join.Client{
 		URL: url, APIServer: w.cfg.APIURL(), Token: w.token,
 		TLSDir: w.cfg.Paths.AgentTLS(), CredDir: w.cfg.Paths.AgentCred(),
+		PasswordFile: w.cfg.Paths.NodePassword(), Machine: join.Machine(paths.ProductUUID, paths.BoardSerial),
 		Logger: p.logger.With("component", "join"),
 	}
 }

@@ -3,8 +3,6 @@ package cli
 import (
 	"fmt"
 	"log/slog"
-	"os"
-	"strings"
 	"time"
 
 	"skiff/internal/netx"
@@ -19,7 +17,6 @@ import (
 	"skiff/pkg/payload"
 	"skiff/pkg/pki"
 	"skiff/pkg/server"
-	"skiff/pkg/token"
 	"skiff/pkg/version"
 )
 
@@ -52,16 +49,12 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 		return func() error { return nil }, nil
 	}
 
-	client, err := localJoin(cfg, srv, p.logger)
-	if err != nil {
-		return nil, err
-	}
 	files, err := payload.Open()
 	if err != nil {
 		return nil, err
 	}
 	node, err := agent.New(cfg, agent.Options{
-		Logger: p.logger, Join: client, Payload: files, Notes: p.notes, Addresses: book, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
+		Logger: p.logger, Join: localJoin(cfg, srv, p.logger), Payload: files, Notes: p.notes, Addresses: book, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, err
@@ -79,23 +72,15 @@ func newClock(cfg config.Completed, p parts) *clock.Keeper {
 	return clock.New(clock.Options{File: cfg.Paths.ClockFile(), Built: built, Notes: p.notes, Logger: p.logger.With("component", "clock")})
 }
 
-// localJoin is how the node in this process joins: with the server's own token
-// and without a network.
-func localJoin(cfg config.Completed, srv *server.Server, logger *slog.Logger) (*join.Client, error) {
-	text, err := os.ReadFile(srv.Token())
-	if err != nil {
-		return nil, fmt.Errorf("read join token: %w", err)
-	}
-	t, err := token.Parse(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil, fmt.Errorf("read join token %s: %w", srv.Token(), err)
-	}
+// localJoin is how the node in this process joins: without a network, and
+// without a token, since nobody else can come this way.
+func localJoin(cfg config.Completed, srv *server.Server, logger *slog.Logger) *join.Client {
 	return &join.Client{
-		Transport: srv.InProcess(),
-		URL:       cfg.LocalURL(),
-		Token:     t,
-		TLSDir:    cfg.Paths.AgentTLS(),
-		CredDir:   cfg.Paths.AgentCred(),
-		Logger:    logger.With("component", "join"),
-	}, nil
+		Transport:    srv.InProcess(),
+		URL:          cfg.LocalURL(),
+		TLSDir:       cfg.Paths.AgentTLS(),
+		CredDir:      cfg.Paths.AgentCred(),
+		PasswordFile: cfg.Paths.NodePassword(),
+		Logger:       logger.With("component", "join"),
+	}
 }

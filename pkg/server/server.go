@@ -237,9 +237,6 @@ func (s *Server) InProcess() http.RoundTripper { return join.InProcess(s.front.H
 // nil until it has been built. Who needs less impersonates somebody.
 func (s *Server) Loopback() *rest.Config { return s.api.Loopback() }
 
-// Token returns the join token's path, for the person at the machine.
-func (s *Server) Token() string { return s.cfg.Paths.Token() }
-
 // AddTo adds the control plane to the group. What waits for what:
 //
 //	front   certificates   datastore   events

@@ -28,10 +28,10 @@ const (
 	tokenName    = "server/token"
 	// The server's other token; it makes one where there is none.
 	agentTokenName = "server/agent-token"
-	tlsName      = "server/tls"
-	ownName      = "server/manifests"
-	configName   = "etc/config.yaml"
-	registryName = "etc/registries.yaml"
+	tlsName        = "server/tls"
+	ownName        = "server/manifests"
+	configName     = "etc/config.yaml"
+	registryName   = "etc/registries.yaml"
 )
 
 // What a snapshot leaves free on its disk: this many bytes, or one of so many
