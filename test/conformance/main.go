@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"skiff/test/hosts"
-	"skiff/test/images"
 )
 
 // options are the flags of a run.
@@ -33,6 +32,7 @@ type options struct {
 	timeout time.Duration
 	report  string
 	driver  string
+	agents  int
 }
 
 func main() {
@@ -54,6 +54,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 4*time.Hour, "limit for all specs together")
 	flag.StringVar(&o.report, "report", "", "directory for the log and report.json (default DIR/report)")
 	flag.StringVar(&o.driver, "driver", "", "file that describes a storage driver, to run the specs \"External Storage\" with it")
+	flag.IntVar(&o.agents, "agents", 0, "nodes besides the server's")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("conformance", os.Stderr, func(p *hosts.Program) { run(p, o) }))
 }
@@ -90,23 +91,7 @@ func run(p hosts.T, o options) {
 
 	var verdict string
 	p.Cleanup(func() { fmt.Print(verdict) }) // After the end of skiff's log.
-	h := hosts.New(p, hosts.Named("conformance"),
-		hosts.WithBind(hosts.Bind{From: dir, To: inside, ReadOnly: true}),
-		hosts.WithBind(hosts.Bind{From: o.report, To: inside + "-report"}),
-		hosts.WithBind(hosts.Bind{From: filepath.Join(dir, "images", "archives"), To: imagesDir, ReadOnly: true}),
-	)
-	serveRegistry(p, h, images.Layout{Dir: filepath.Join(dir, "images")})
-	h.WriteFile("/etc/skiff/registries.yaml", registries)
-	h.WriteFile("/var/lib/skiff/agent/etc/containerd/config.toml.d/test-handler.toml", testHandler)
-	keep := filepath.Join(o.report, "skiff.log")
-	p.Cleanup(func() {
-		if err := os.WriteFile(keep, []byte(h.Log()), 0o644); err != nil {
-			p.Errorf("keep the log: %v", err)
-		}
-	})
-	h.StartServer()
-	h.WaitReady()
-	waitForImages(p, h, filepath.Join(dir, "images", "archives"))
+	h := startNodes(p, o)
 	begin := time.Now()
 	code := ginkgo(p, h, o)
 	summary, err := readReport(filepath.Join(o.report, "report.json"))

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -26,6 +27,45 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.test-handler.options]
 BinaryName = "/var/lib/skiff/bin/runc"
 `
+
+// startNodes starts a server, on whose host the specs run, and the agents, and
+// waits until pods can start on all of them without a pull.
+func startNodes(p hosts.T, o options) *hosts.Host {
+	network := hosts.NewNetwork(p)
+	server := newNode(p, o, network, "conformance", "skiff.log", hosts.WithBind(hosts.Bind{From: o.report, To: inside + "-report"}))
+	server.StartServer()
+	nodes := []*hosts.Host{server}
+	for i := range o.agents {
+		name := fmt.Sprintf("agent%d", i+1)
+		agent := newNode(p, o, network, name, name+".log")
+		agent.StartAgent(server)
+		nodes = append(nodes, agent)
+	}
+	for _, n := range nodes {
+		n.WaitReady()
+		waitForImages(p, n, filepath.Join(o.dir, "images", "archives"))
+	}
+	return server
+}
+
+// newNode makes a host that has the images, and keeps its log with the report.
+func newNode(p hosts.T, o options, network *hosts.Network, name, log string, extra ...hosts.Option) *hosts.Host {
+	h := hosts.New(p, append([]hosts.Option{
+		hosts.Named(name), hosts.On(network),
+		hosts.WithBind(hosts.Bind{From: o.dir, To: inside, ReadOnly: true}),
+		hosts.WithBind(hosts.Bind{From: filepath.Join(o.dir, "images", "archives"), To: imagesDir, ReadOnly: true}),
+	}, extra...)...)
+	serveRegistry(p, h, images.Layout{Dir: filepath.Join(o.dir, "images")})
+	h.WriteFile("/etc/skiff/registries.yaml", registries)
+	h.WriteFile("/var/lib/skiff/agent/etc/containerd/config.toml.d/test-handler.toml", testHandler)
+	keep := filepath.Join(o.report, log)
+	p.Cleanup(func() {
+		if err := os.WriteFile(keep, []byte(h.Log()), 0o644); err != nil {
+			p.Errorf("keep the log: %v", err)
+		}
+	})
+	return h
+}
 
 // serveRegistry serves the images inside the host: one spec pulls always.
 func serveRegistry(p hosts.T, h *hosts.Host, l images.Layout) {

@@ -5,4 +5,4 @@ set -eu
 cd "$(dirname "$0")/../.."
 mkdir -p build/conformance
 go build -o build/conformance/driver ./test/conformance
-exec build/conformance/driver -focus "${FOCUS:-}" "$@"
+exec build/conformance/driver -agents 1 -focus "${FOCUS:-}" "$@"
