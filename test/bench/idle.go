@@ -35,10 +35,19 @@ func (n *node) shims() {
 // idle lets the node rest and adds what it costs while it does nothing.
 func (n *node) idle(settle, window time.Duration) {
 	time.Sleep(settle)
-	before, disk, begin := n.usages(), n.diskWritten(), time.Now()
+	disk, begin := n.diskWritten(), time.Now()
+	n.atRest("idle", window)
+	unix.Sync() // what is only in the page cache yet is a write as well
+	minute := time.Since(begin).Seconds() / 60
+	n.f.add("idle writes to the disk, whole machine", "KiB/min", (n.diskWritten()-disk)/1024/minute)
+}
+
+// atRest adds what the processes of a node that does nothing cost, under names
+// that begin with what.
+func (n *node) atRest(what string, window time.Duration) {
+	before, begin := n.usages(), time.Now()
 	time.Sleep(window)
 	after := n.usages()
-	unix.Sync() // what is only in the page cache yet is a write as well
 	minute := time.Since(begin).Seconds() / 60
 	var anon, pss, cpu, written float64
 	kinds := map[string][2]float64{}
@@ -49,16 +58,15 @@ func (n *node) idle(settle, window time.Duration) {
 		kinds[u.kind] = [2]float64{k[0] + u.anon, k[1] + u.pss}
 	}
 	for kind, k := range kinds {
-		n.f.add("idle memory of "+kind+", anonymous", "MiB", k[0]/1024)
-		n.f.add("idle memory of "+kind+", PSS", "MiB", k[1]/1024)
+		n.f.add(what+" memory of "+kind+", anonymous", "MiB", k[0]/1024)
+		n.f.add(what+" memory of "+kind+", PSS", "MiB", k[1]/1024)
 	}
-	n.f.add("idle memory, anonymous", "MiB", anon/1024)
-	n.f.add("idle memory, PSS", "MiB", pss/1024)
-	n.f.add("idle CPU", "s/min", cpu/minute)
-	n.f.add("idle CPU of one core", "%", cpu/minute/60*100)
-	n.f.add("idle writes by process", "KiB/min", written/1024/minute)
-	n.f.add("idle writes by process, a day", "MB", written/1e6/minute*24*60)
-	n.f.add("idle writes to the disk, whole machine", "KiB/min", (n.diskWritten()-disk)/1024/minute)
+	n.f.add(what+" memory, anonymous", "MiB", anon/1024)
+	n.f.add(what+" memory, PSS", "MiB", pss/1024)
+	n.f.add(what+" CPU", "s/min", cpu/minute)
+	n.f.add(what+" CPU of one core", "%", cpu/minute/60*100)
+	n.f.add(what+" writes by process", "KiB/min", written/1024/minute)
+	n.f.add(what+" writes by process, a day", "MB", written/1e6/minute*24*60)
 }
 
 // usages samples every process of the platform on the host: all in its PID

@@ -29,6 +29,7 @@ type options struct {
 	stores   string
 	policy   int
 	ingress  time.Duration
+	agents   int
 	node     bool
 	out      string
 }
@@ -45,6 +46,7 @@ func main() {
 	flag.StringVar(&o.stores, "stores", "", "other stores to measure the API on as well, a list of etcd and kine")
 	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
 	flag.DurationVar(&o.ingress, "ingress", 2*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
+	flag.IntVar(&o.agents, "agents", 1, "agents that join a server of their own; 0 leaves them out")
 	flag.BoolVar(&o.node, "node", true, "measure the node itself: idle cost, restart, services, pods, API and binary")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()
@@ -76,6 +78,9 @@ func run(p *hosts.Program, o options) {
 			if hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { storeRound(p, o, store, f) }) != 0 {
 				p.Fatalf("round %d has failed on %s", i+1, store)
 			}
+		}
+		if o.agents > 0 && hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { agentsRound(p, o, f) }) != 0 {
+			p.Fatalf("round %d has failed with agents", i+1)
 		}
 		if o.policy > 0 {
 			policyRound(p, o.policy, f)

@@ -24,7 +24,8 @@ type node struct {
 	f    figures
 	kube *kubernetes.Clientset
 
-	prefix string // of the names of the API load's figures
+	prefix string  // of the names of the API load's figures
+	bytes  float64 // see traffic
 }
 
 // limit is how long anything may take before a round is given up.
@@ -99,7 +100,12 @@ func (n *node) nodeReady(begin time.Time) {
 	defer stop()
 	n.watch(ctx, "the node to be Ready", func() (watch.Interface, error) {
 		return n.kube.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
-	}, func(e watch.Event) bool {
+	}, readySince(begin))
+}
+
+// readySince is true for a Node that is Ready by a heartbeat after begin.
+func readySince(begin time.Time) func(watch.Event) bool {
+	return func(e watch.Event) bool {
 		object, ok := e.Object.(*corev1.Node)
 		if !ok {
 			return false
@@ -110,7 +116,7 @@ func (n *node) nodeReady(begin time.Time) {
 			}
 		}
 		return false
-	})
+	}
 }
 
 // podRunning waits until the named pod is Running.
