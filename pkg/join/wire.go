@@ -10,7 +10,7 @@ package join
 import (
 	"net/http"
 	"net/netip"
-	"slices"
+	"reflect"
 
 	"skiff/pkg/token"
 )
@@ -89,9 +89,8 @@ type Cluster struct {
 // Same reports whether a node of one cluster would do nothing differently in
 // the other: whether all but the servers' addresses is equal.
 func (c Cluster) Same(o Cluster) bool {
-	return slices.Equal(c.PodCIDR, o.PodCIDR) && slices.Equal(c.ServiceCIDR, o.ServiceCIDR) && slices.Equal(c.DNS, o.DNS) &&
-		c.Domain == o.Domain && c.FlannelBackend == o.FlannelBackend &&
-		c.FlannelExternalIP == o.FlannelExternalIP && c.FlannelIPv6Masq == o.FlannelIPv6Masq && slices.Equal(c.Disable, o.Disable)
+	c.Servers, o.Servers = nil, nil
+	return reflect.DeepEqual(c, o)
 }
 
 // Refusal is the body of every answer that is not 200.

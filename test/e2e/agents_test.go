@@ -48,6 +48,16 @@ func TestAgents(t *testing.T) {
 			a.WaitReady()
 		}},
 		{"a silent network", func(t *testing.T) { silence(t, server.For(t), agent.For(t)) }},
+		{"the server moves", func(t *testing.T) { serverMoves(t, server.For(t), agent.For(t)) }},
+		{"no load balancer", func(t *testing.T) {
+			a := agent.For(t)
+			a.Stop()
+			a.StartAgent(server, "--disable-apiserver-lb")
+			a.WaitReady()
+			a.Stop()
+			a.StartAgent(server)
+			a.WaitReady()
+		}},
 		{"other settings", func(t *testing.T) { otherSettings(t, server.For(t), agent.For(t)) }},
 	} {
 		t.Run(step.name, func(t *testing.T) {
@@ -113,6 +123,27 @@ func silence(t *testing.T, server, agent *hosts.Host) {
 		r := agent.Exec("skiff", "kubectl", "--kubeconfig", "/var/lib/skiff/agent/cred/kubelet.kubeconfig", "get", "node", agent.Name())
 		if r.Code != 0 || strings.Contains(agent.Status().Stdout, "no server can be reached") {
 			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
+}
+
+// serverMoves gives the server another address, which the agent can learn from
+// nobody but the person who starts it.
+func serverMoves(t *testing.T, server, agent *hosts.Host) {
+	old := server.Addr()
+	server.Readdress()
+	if server.Addr() == old {
+		t.Fatal("the server has not moved")
+	}
+	server.WaitReady()
+	agent.Stop()
+	agent.StartAgent(server)
+	agent.WaitReady()
+	hosts.Eventually(t, patience, "the agent to forget the old address", func() error {
+		kept := agent.ReadFile("/var/lib/skiff/agent/etc/servers.json")
+		if !strings.Contains(kept, server.Addr()+":6443") || strings.Contains(kept, old+":") {
+			return fmt.Errorf("it remembers %s", kept)
 		}
 		return nil
 	})
