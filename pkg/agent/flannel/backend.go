@@ -113,7 +113,7 @@ func present(name string) bool {
 // taken away. unwanted ones go before fn is called, wanted ones come after it:
 // the kernel would ask for what is missing behind a route.
 func routes(have []netlink.Route, want []*netlink.Route, fn func() error) error {
-	key := func(r *netlink.Route) string { return fmt.Sprint(r.Dst, r.Gw, r.LinkIndex) }
+	key := func(r *netlink.Route) string { return fmt.Sprint(r.Dst, r.Gw, r.LinkIndex, r.Src) }
 	there, wanted := map[string]bool{}, map[string]bool{}
 	for _, r := range want {
 		wanted[key(r)] = true
@@ -138,6 +138,17 @@ func routes(have []netlink.Route, want []*netlink.Route, fn func() error) error 
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// source is the address by which this host calls pods of others: the one by
+// which its own pods know it. Policies can tell it from other nodes' pods.
+func source(own []netip.Prefix, pods netip.Prefix) net.IP {
+	for _, p := range own {
+		if p.Addr().Is4() == pods.Addr().Is4() {
+			return gateway(p).IP
+		}
+	}
+	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

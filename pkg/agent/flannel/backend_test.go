@@ -51,6 +51,7 @@ func ownNetwork(t *testing.T) *Flannel {
 		addr.Flags = unix.IFA_F_NODAD
 		must(netlink.AddrAdd(eth0, addr))
 	}
+	must(ensureBridge(ownPart()))
 	return &Flannel{
 		NodeIP:  nodeIP,
 		PodCIDR: prefixes("10.42.0.0/16", "fd00:42::/56"), Backend: BackendVXLAN, Logger: slog.New(slog.DiscardHandler),

@@ -12,14 +12,15 @@ import (
 // hostGW sends packets for another node's pods to that node, as they are. Both
 // must be on one link.
 type hostGW struct {
-	u underlay
+	u   underlay
+	own []netip.Prefix
 }
 
 var _ backend = (*hostGW)(nil)
 
 // prepare implements backend.
 func (h *hostGW) prepare(n network, u underlay) (v4, v6 []byte, err error) {
-	h.u = u
+	h.u, h.own = u, n.PodCIDR
 	for _, pods := range n.PodCIDR {
 		switch {
 		case !u.addr(pods).IsValid():
@@ -48,7 +49,7 @@ func (h *hostGW) lead(peers []peer) error {
 					errs = append(errs, fmt.Errorf("reach the pods of node %s: %w", p.name, err))
 					continue
 				}
-				want = append(want, &netlink.Route{Dst: ipNet(pods), Gw: node.AsSlice(), LinkIndex: h.u.index, Protocol: protocol})
+				want = append(want, &netlink.Route{Dst: ipNet(pods), Gw: node.AsSlice(), LinkIndex: h.u.index, Src: source(h.own, pods), Protocol: protocol})
 			}
 		}
 		have, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)

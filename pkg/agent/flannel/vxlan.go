@@ -33,6 +33,7 @@ type vxlan struct {
 	names  []string // of the interfaces in use
 	mac    net.HardwareAddr
 	index  map[string]int
+	own    []netip.Prefix
 }
 
 var _ backend = (*vxlan)(nil)
@@ -45,7 +46,7 @@ type vtep struct {
 
 // prepare implements backend.
 func (v *vxlan) prepare(n network, u underlay) (v4, v6 []byte, err error) {
-	v.names, v.index = nil, map[string]int{}
+	v.names, v.index, v.own = nil, map[string]int{}, n.PodCIDR
 	if v.mac, err = net.ParseMAC(n.MAC); err != nil {
 		return nil, nil, fmt.Errorf("make the tunnel: %w", err)
 	}
@@ -180,7 +181,7 @@ func (v *vxlan) lead(peers []peer) error {
 			errs = append(errs, fmt.Errorf("find interface %s: %w", name, err))
 			continue
 		}
-		if err := leadThrough(link, ways[name]); err != nil {
+		if err := leadThrough(link, v.own, ways[name]); err != nil {
 			errs = append(errs, fmt.Errorf("by interface %s: %w", name, err))
 		}
 	}
@@ -204,7 +205,7 @@ func wayTo(p peer, pods netip.Prefix) (way, error) {
 }
 
 // leadThrough makes the tables of one tunnel those of the ways.
-func leadThrough(link netlink.Link, ways []way) error {
+func leadThrough(link netlink.Link, own []netip.Prefix, ways []way) error {
 	index, family := link.Attrs().Index, netlink.FAMILY_V4
 	if link.Attrs().Name == tunnelV6 {
 		family = netlink.FAMILY_V6
@@ -213,7 +214,7 @@ func leadThrough(link netlink.Link, ways []way) error {
 	neighbours, forwards := map[string]*netlink.Neigh{}, map[string]*netlink.Neigh{}
 	for _, w := range ways {
 		first, node := net.IP(w.pods.Addr().AsSlice()), net.IP(w.node.AsSlice())
-		wantRoutes = append(wantRoutes, &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_UNIVERSE, Dst: ipNet(w.pods), Gw: first, Flags: int(netlink.FLAG_ONLINK), Protocol: protocol})
+		wantRoutes = append(wantRoutes, &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_UNIVERSE, Dst: ipNet(w.pods), Gw: first, Src: source(own, w.pods), Flags: int(netlink.FLAG_ONLINK), Protocol: protocol})
 		neighbours[entryKey(first, w.mac)] = &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST, IP: first, HardwareAddr: w.mac}
 		forwards[entryKey(node, w.mac)] = &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Family: unix.AF_BRIDGE, Flags: netlink.NTF_SELF, IP: node, HardwareAddr: w.mac}
 	}

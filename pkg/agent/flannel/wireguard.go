@@ -153,7 +153,7 @@ func (w *wireGuard) lead(peers []peer) error {
 	configs, ranges, problem := w.peers(peers)
 	var want []*netlink.Route
 	for _, p := range ranges {
-		want = append(want, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(p), Scope: netlink.SCOPE_LINK, Protocol: protocol})
+		want = append(want, &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(p), Scope: netlink.SCOPE_LINK, Src: source(w.own, p), Protocol: protocol})
 	}
 	var have []netlink.Route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {

@@ -12,11 +12,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
@@ -163,11 +161,10 @@ func (e *Enforcer) feeds(s *session, client kubernetes.Interface) []*feed {
 		fn()
 		s.touch()
 	}
-	dropPod := func(key plan.Key) { tell(func() { s.planner.DeletePod(key) }) }
 	pods := newFeed(client.CoreV1().RESTClient(), "pods", "", &corev1.Pod{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = "status.phase!=Succeeded,status.phase!=Failed"
 	})
-	pods.drop = dropPod
+	pods.drop = func(key plan.Key) { tell(func() { s.planner.DeletePod(key) }) }
 	pods.set = func(obj any) {
 		if pod, ok := obj.(*corev1.Pod); ok && !pod.Spec.HostNetwork {
 			tell(func() { s.planner.SetPod(e.pod(pod)) })
@@ -182,17 +179,7 @@ func (e *Enforcer) feeds(s *session, client kubernetes.Interface) []*feed {
 			tell(func() { s.planner.SetNamespace(ns.Name, l) })
 		}
 	}
-	dns := newFeed(client.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceSystem, &discoveryv1.EndpointSlice{}, func(o *metav1.ListOptions) {
-		o.LabelSelector = fields.OneTermEqualSelector(discoveryv1.LabelServiceName, dnsService).String()
-	})
-	// A pod cannot have a name with a slash.
-	dns.drop = func(key plan.Key) { dropPod(plan.Key{Namespace: key.Namespace, Name: "dns/" + key.Name}) }
-	dns.set = func(obj any) {
-		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-			tell(func() { s.planner.SetPod(dnsPod(slice)) })
-		}
-	}
-	return []*feed{pods, namespaces, dns}
+	return append([]*feed{pods, namespaces}, standInFeeds(s, client, tell)...)
 }
 
 // pod keeps what a plan needs.
@@ -221,37 +208,6 @@ func (e *Enforcer) pod(pod *corev1.Pod) *plan.Pod {
 			if port.Name != "" {
 				p.Ports = append(p.Ports, plan.Port{Name: port.Name, Protocol: protocol(&port.Protocol), Number: port.ContainerPort})
 			}
-		}
-	}
-	return p
-}
-
-// dnsService is the Service of cluster DNS, which elsewhere is pods with the
-// label k8s-app of the same value. Policies that allow DNS are written for those.
-const dnsService = "kube-dns"
-
-// dnsPod makes the addresses of cluster DNS that are no pod's a pod to policies.
-func dnsPod(slice *discoveryv1.EndpointSlice) *plan.Pod {
-	p := &plan.Pod{
-		Key:    plan.Key{Namespace: slice.Namespace, Name: "dns/" + slice.Name},
-		UIDs:   []string{string(slice.UID)},
-		Labels: labels.Set{"k8s-app": dnsService},
-	}
-	for _, endpoint := range slice.Endpoints {
-		if endpoint.TargetRef != nil && endpoint.TargetRef.Kind == "Pod" {
-			continue
-		}
-		for _, text := range endpoint.Addresses {
-			if a, err := netip.ParseAddr(text); err == nil {
-				p.IPs = append(p.IPs, a.Unmap())
-			}
-		}
-	}
-	for _, port := range slice.Ports {
-		if port.Name != nil && port.Port != nil {
-			p.Ports = append(p.Ports,
-				plan.Port{Name: *port.Name, Protocol: protocol(port.Protocol), Number: *port.Port},
-				plan.Port{Name: plan.PortDNS, Protocol: protocol(port.Protocol), Number: *port.Port})
 		}
 	}
 	return p

@@ -60,14 +60,28 @@ func TestPod(t *testing.T) {
 		},
 		Ports: []discoveryv1.EndpointPort{{Name: new("dns"), Port: new(int32(10053)), Protocol: new(corev1.ProtocolUDP)}},
 	}
+	ip := netip.MustParseAddr("10.42.0.1")
 	want = &plan.Pod{
-		Key: plan.Key{Namespace: "kube-system", Name: "dns/kube-dns-here"}, UIDs: []string{"s"}, Labels: labels.Set{"k8s-app": "kube-dns"},
-		IPs:   []netip.Addr{netip.MustParseAddr("10.42.0.1")},
+		Key: plan.Key{Namespace: "kube-system", Name: "address/10.42.0.1"}, UIDs: []string{"10.42.0.1"}, Labels: labels.Set{"k8s-app": "kube-dns"},
+		IPs:   []netip.Addr{ip},
 		Ports: []plan.Port{{Name: "dns", Protocol: "udp", Number: 10053}, {Name: plan.PortDNS, Protocol: "udp", Number: 10053}},
 	}
-	if diff := cmp.Diff(want, dnsPod(slice), addrs); diff != "" {
-		t.Errorf("DNS -want +got\n%s", diff)
+	there := &standIns{slices: map[plan.Key]*discoveryv1.EndpointSlice{}}
+	dns, web := plan.Key{Namespace: "kube-system", Name: "kube-dns-here"}, plan.Key{Namespace: "kube-system", Name: "web"}
+	check := func(what string, got map[netip.Addr]*plan.Pod, pod *plan.Pod) {
+		t.Helper()
+		if diff := cmp.Diff(map[netip.Addr]*plan.Pod{ip: pod}, got, addrs); diff != "" {
+			t.Errorf("%s -want +got\n%s", what, diff)
+		}
 	}
+	check("DNS", there.change(dns, slice), want)
+	ingress := &discoveryv1.EndpointSlice{Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.1"}}}}
+	ingress.Name, ingress.Labels = "web", map[string]string{discoveryv1.LabelManagedBy: ingressManager}
+	both := *want
+	both.Labels = labels.Set{"k8s-app": "kube-dns", "app.kubernetes.io/name": "skiff-ingress"}
+	check("DNS and ingress", there.change(web, ingress), &both)
+	check("ingress gone", there.change(web, nil), want)
+	check("all gone", there.change(dns, nil), nil)
 }
 
 func TestFeed(t *testing.T) {
