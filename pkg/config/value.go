@@ -76,17 +76,24 @@ func intValue(p *int) Value {
 	return scalar(KindNumber, set, func() string { return strconv.Itoa(*p) })
 }
 
+// What days may be: the shortest is for tests of what comes after the last one.
+const (
+	leastDays = 30 * time.Second
+	mostDays  = 100 * 365
+)
+
 func daysValue(p *time.Duration) Value {
 	const day = 24 * time.Hour
 	set := func(s string) error {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
-			return errors.New("want a number of days, at least 1")
+		n, err := strconv.ParseFloat(s, 64)
+		d := time.Duration(n * float64(day))
+		if err != nil || d < leastDays || n > mostDays {
+			return fmt.Errorf("want a number of days; a fraction such as 0.5 may be as short as %s", leastDays)
 		}
-		*p = time.Duration(n) * day
+		*p = d
 		return nil
 	}
-	return scalar(KindNumber, set, func() string { return strconv.Itoa(int(*p / day)) })
+	return scalar(KindNumber, set, func() string { return strconv.FormatFloat(float64(*p)/float64(day), 'f', -1, 64) })
 }
 
 func durationValue(p *time.Duration) Value {

@@ -182,6 +182,14 @@ func (r *round) ensureLeaf(spec Spec, p *pair, damage string) error {
 // Check tells why a certificate is not what spec, facts and the issuer's chain
 // ask for at this moment, or "" if it is.
 func (s *Store) Check(spec Spec, f Facts, c *x509.Certificate, issuer []*x509.Certificate) string {
+	if why := s.Misfit(spec, f, c, issuer); why != "" {
+		return why
+	}
+	return s.stale(s.clock(), c, issuer[0])
+}
+
+// Misfit is Check without regard to the dates.
+func (s *Store) Misfit(spec Spec, f Facts, c *x509.Certificate, issuer []*x509.Certificate) string {
 	if c == nil {
 		return "missing"
 	}
@@ -197,7 +205,7 @@ func (s *Store) Check(spec Spec, f Facts, c *x509.Certificate, issuer []*x509.Ce
 	if want, have := spec.sans(f).normal(), SANsOf(c); !want.equal(have) {
 		return "names changed: " + difference(have, want)
 	}
-	return s.stale(s.clock(), c, issuer[0])
+	return ""
 }
 
 // issue signs a certificate for p.key and notes it for writing. A nil issuer

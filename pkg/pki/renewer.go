@@ -91,7 +91,7 @@ func (r *Renewer) writeKubeconfigs(report *Report) error {
 // Run implements component.Component. A round that fails is logged and tried
 // again: what is there stays in use until it expires.
 func (r *Renewer) Run(ctx context.Context) error {
-	timer := time.NewTicker(lookEvery)
+	timer := time.NewTimer(r.wait())
 	defer timer.Stop()
 	moved, jumped := channel(r.Moved), channel(r.Jumped)
 	for {
@@ -104,6 +104,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 			jumped = channel(r.Jumped)
 		case <-timer.C:
 			if !r.isDue(r.Store.Now().Round(0)) {
+				timer.Reset(r.wait())
 				continue
 			}
 		}
@@ -115,6 +116,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 		if r.Changed != nil && len(report.Changes) > 0 {
 			r.Changed(report)
 		}
+		timer.Reset(r.wait())
 	}
 }
 
@@ -123,6 +125,16 @@ func channel(f func() <-chan struct{}) <-chan struct{} {
 		return nil
 	}
 	return f()
+}
+
+// wait is how long to wait until the next look.
+func (r *Renewer) wait() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.due.IsZero() {
+		return lookEvery
+	}
+	return min(max(r.due.Sub(r.Store.Now().Round(0)), time.Second), lookEvery)
 }
 
 // isDue reports whether to run a round now.
