@@ -54,6 +54,9 @@ func (f *Front) text(w http.ResponseWriter, status int, body string) {
 // were the API a route of it, the mux would redirect paths with "//" in them,
 // which are the API's to judge (they occur below …/proxy/).
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if outlived(r, time.Now()) {
+		w.Header().Set("Connection", "close") // also in HTTP/2, where it becomes a GOAWAY
+	}
 	if _, pattern := f.mux.Handler(r); pattern != "" {
 		f.mux.ServeHTTP(w, r)
 		return
