@@ -31,6 +31,7 @@ import (
 	"skiff/pkg/agent/resolver"
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/agent/storage"
+	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
@@ -57,6 +58,8 @@ type Options struct {
 	Notes    status.Notes
 	// Addresses are the node's, which may change.
 	Addresses *address.Book
+	// Clock knows what this machine's clock is worth.
+	Clock *clock.Keeper
 	// API is how to reach the API server in this process, for what runs on the
 	// nodes of servers only; nil on a node alone.
 	API func() *rest.Config
@@ -112,7 +115,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	a.member = &join.Member{
 		Client:    o.Join,
 		Node:      join.NodeInfo{Name: cfg.Node.Name, Version: version.Version},
-		Addresses: o.Addresses.Node, Moved: o.Addresses.Changed,
+		Addresses: o.Addresses.Node, Moved: o.Addresses.Changed, Jumped: o.Clock.Jumped,
 		// A node alone does not wait for a server when it has what it needs.
 		FromDisk: o.API == nil, Changed: o.Joined, Logger: a.logger("join"),
 	}

@@ -11,6 +11,7 @@ import (
 	"skiff/pkg/address"
 	"skiff/pkg/agent"
 	"skiff/pkg/agent/lb"
+	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 	"skiff/pkg/join"
@@ -66,6 +67,7 @@ type worker struct {
 	cfg    config.Completed
 	token  token.Token
 	bundle *join.Bundle
+	clock  *clock.Keeper
 }
 
 func (w *worker) client(p parts) *join.Client {
@@ -74,6 +76,7 @@ func (w *worker) client(p parts) *join.Client {
 		url = w.cfg.APIURL() // The balancer knows servers.
 	}
 	return &join.Client{
+		Floor: w.clock.Floor, Heard: w.clock.Heard,
 		URL: url, APIServer: w.cfg.APIURL(), Token: w.token,
 		TLSDir: w.cfg.Paths.AgentTLS(), CredDir: w.cfg.Paths.AgentCred(),
 		PasswordFile: w.cfg.Paths.NodePassword(), Machine: join.Machine(paths.ProductUUID, paths.BoardSerial),
@@ -85,6 +88,7 @@ func (w *worker) client(p parts) *join.Client {
 // which takes a server the first time.
 func (w *worker) join(ctx context.Context, p parts) error {
 	info := join.NodeInfo{Name: w.cfg.Node.Name, Addresses: w.cfg.Node.IP, Version: version.Version}
+	w.clock = newClock(w.cfg, p)
 	client := w.client(p)
 	bundle, why := client.Stored(info)
 	if bundle == nil {
@@ -134,6 +138,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	}
 	book := address.NewBook(w.cfg, gatherFacts, p.logger.With("component", "addresses"))
 	g.Add(book)
+	g.Add(w.clock)
 	registries := series.Separate()
 	client := w.client(p)
 	var node *agent.Agent
@@ -160,7 +165,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	}
 	node, err = agent.New(w.cfg, agent.Options{
 		Logger: p.logger, Join: client, Joined: learn, Balancer: balancer, Payload: files, Notes: p.notes,
-		Addresses: book, ProxyMetrics: registries.Handler(series.Proxy),
+		Addresses: book, Clock: w.clock, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, errors.Join(err, files.Close())

@@ -54,7 +54,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 		return nil, err
 	}
 	node, err := agent.New(cfg, agent.Options{
-		Logger: p.logger, Join: localJoin(cfg, srv, p.logger), Payload: files, Notes: p.notes, Addresses: book, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
+		Logger: p.logger, Join: localJoin(cfg, srv, p.logger), Payload: files, Notes: p.notes, Addresses: book, Clock: keeper, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, err

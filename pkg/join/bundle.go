@@ -184,15 +184,9 @@ func (d *disk) check(spec pki.Spec, usable bool) string {
 	certs := d.certs(spec.Name)
 	why := d.tls.Check(spec, d.facts, certs[0], d.certs(spec.Issuer))
 	if now := d.tls.Now(); usable && now.After(certs[0].NotBefore) && now.Before(certs[0].NotAfter) && !now.Before(d.tls.RenewAt(certs[0])) {
-		return d.checkUndated(spec, certs[0])
+		return d.tls.Misfit(spec, d.facts, certs[0], d.certs(spec.Issuer))
 	}
 	return why
-}
-
-// checkUndated looks at all but the dates.
-func (d *disk) checkUndated(spec pki.Spec, c *x509.Certificate) string {
-	undated := pki.NewStore(d.tls.Dir, func() time.Time { return c.NotBefore.Add(pki.Backdate) }, nil)
-	return undated.Check(spec, d.facts, c, d.certs(spec.Issuer))
 }
 
 // requests makes a CSR for each certificate that needs one.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"skiff/pkg/pki"
@@ -43,11 +44,16 @@ type Client struct {
 	APIServer string
 	// Dial connects to a server, whatever URL says; nil dials URL.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Clock is the node's; default time.Now.
+	// Clock is the node's; default time.Now. Floor is a moment that has
+	// certainly passed, and Heard is told the time of a server that has proven to
+	// be one; both may be nil.
 	Clock  func() time.Time
+	Floor  func() time.Time
+	Heard  func(server string, theirs time.Time)
 	Logger *slog.Logger
 
-	mu sync.Mutex // held for the whole of Join
+	mu    sync.Mutex   // held for the whole of Join
+	ahead atomic.Int64 // how far the server's clock was ahead at the last contact
 }
 
 // Join returns the node's identity, as fresh as can be had: it renews what the
@@ -138,6 +144,9 @@ func (c *Client) exchange(ctx context.Context, d *disk, node NodeInfo) (*Bundle,
 			if call.ahead.Abs() > maxApart {
 				c.Logger.Warn("the clocks of node and server differ", "node", c.now().UTC().Format(time.DateTime), "server is ahead by", call.ahead.Round(time.Second).String())
 			}
+			if c.Heard != nil && call.caPEM != "" {
+				c.Heard(c.URL, c.serverNow())
+			}
 			return b, nil
 		}
 	}
@@ -157,16 +166,20 @@ type call struct {
 // caller verifies the server before anything is sent to it.
 func (c *Client) caller(ctx context.Context, d *disk) (*call, error) {
 	if c.Transport != nil {
+		c.ahead.Store(0)
 		return &call{Client: c, http: &http.Client{Transport: c.Transport}}, nil
 	}
 	caPEM, ahead, err := c.fetchCA(ctx)
 	if err != nil {
 		return nil, err
 	}
+	c.ahead.Store(int64(ahead))
 	known := d.serverCA()
-	if c.Token.Pinned() || known == nil {
+	switch {
+	case known != nil && sameAuthority(known, caPEM): // The pin may be of an older certificate.
+	case c.Token.Pinned() || known == nil:
 		err = c.Token.VerifyCA(caPEM)
-	} else if !bytes.Equal(known, caPEM) {
+	default:
 		err = fmt.Errorf("%w: the authority is not the one this node joined; give the full token (K10…) of the new one", token.ErrCAMismatch)
 	}
 	if err != nil {
@@ -201,7 +214,7 @@ func (c *Client) verified(caPEM []byte, ahead time.Duration, own *tls.Certificat
 	// Every server's certificate is valid for the loopback address, and no other
 	// machine gets one that is. So it does not matter under which name or address
 	// a node reaches its server.
-	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: c.now, ServerName: serverName}
+	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Time: c.judged(ahead), ServerName: serverName}
 	if own != nil {
 		conf.Certificates = []tls.Certificate{*own}
 	}
@@ -256,6 +269,9 @@ func (c *Client) fetchCA(ctx context.Context) ([]byte, time.Duration, error) {
 func (c *call) pinned(caPEM string) error {
 	if c.caPEM != "" && c.caPEM != caPEM {
 		return fmt.Errorf("%w: the answer names another than the connection", token.ErrCAMismatch)
+	}
+	if c.caPEM != "" {
+		return nil // The connection was verified by it.
 	}
 	return c.Token.VerifyCA([]byte(caPEM))
 }
@@ -352,6 +368,6 @@ func (c *Client) now() time.Time {
 }
 
 func (c *Client) openDisk(node NodeInfo) (*disk, error) {
-	store := pki.NewStore(c.TLSDir, c.now, c.Logger)
+	store := pki.NewStore(c.TLSDir, c.serverNow, c.Logger)
 	return newDisk(store, c.CredDir, c.apiServer(), pki.Facts{NodeName: node.Name, Addresses: node.Addresses})
 }

@@ -118,7 +118,10 @@ func (w *world) clock() time.Time { return w.now }
 // listen serves the world over TLS.
 func (w *world) listen() string {
 	w.t.Helper()
-	s := httptest.NewUnstartedServer(w.mux)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Date", w.clock().UTC().Format(http.TimeFormat))
+		w.mux.ServeHTTP(rw, r)
+	}))
 	s.TLS = &tls.Config{GetCertificate: w.store.ServingCertificate(pki.ServingAPI), ClientAuth: tls.RequestClientCert, Time: w.clock}
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	fresh := &tls.Config{GetCertificate: s.TLS.GetCertificate, ClientAuth: tls.RequestClientCert, Time: w.clock}

@@ -38,6 +38,9 @@ type Member struct {
 	// certificates that name them. Without them they are Node's.
 	Addresses func() []netip.Addr
 	Moved     func() <-chan struct{}
+	// Jumped returns a channel that is closed when the clock is set; it may be
+	// nil.
+	Jumped func() <-chan struct{}
 	// FromDisk makes the Member ready at once with what is on disk, if the node
 	// has joined before; the server is asked afterwards.
 	FromDisk bool
@@ -92,30 +95,32 @@ func (m *Member) Run(ctx context.Context) error {
 		pauses.Max = retryFirst
 	}
 	var last time.Time
-	woken := channel(m.Moved)
+	moved, jumped := channel(m.Moved), channel(m.Jumped)
 	for {
-		moved := channel(m.Moved)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
-		case <-woken:
+		case <-moved:
+			moved = channel(m.Moved)
 			last = time.Time{} // Ask, whatever is due.
+		case <-jumped:
+			jumped = channel(m.Jumped)
+			last = time.Time{}
 		case <-m.asked():
 			last = time.Time{}
 			timer.Reset(rand.N(askSpread))
 			continue
 		}
-		woken = moved
-		now := m.Client.now().Round(0) // Without the monotonic reading: the clock may be set.
+		now := m.Client.serverNow()
 		if !m.isDue(now, last) {
-			timer.Reset(lookEvery)
+			timer.Reset(m.wait(now))
 			continue
 		}
 		if m.attempt(ctx) {
 			pauses = backoff.Sequence{Min: retryMin, Max: retryMax}
-			last = now
-			timer.Reset(lookEvery)
+			last = m.Client.serverNow()
+			timer.Reset(m.wait(last))
 			continue
 		}
 		timer.Reset(pauses.Next())
@@ -157,6 +162,13 @@ func (m *Member) begin() bool {
 	m.bundle = b
 	m.mu.Unlock()
 	return true
+}
+
+// wait is how long to wait until the next look.
+func (m *Member) wait(now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return min(max(m.bundle.RenewAt.Sub(now), time.Second), lookEvery)
 }
 
 func (m *Member) isDue(now, last time.Time) bool {

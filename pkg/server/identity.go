@@ -53,6 +53,7 @@ func newIdentity(cfg config.Completed, book *address.Book, time *clock.Keeper, c
 		admin.Mode = fs.FileMode(mode)
 	}
 	i.renewer = &pki.Renewer{Store: i.store, Tree: pki.Tree, Facts: i.facts, Moved: book.Changed, Jumped: time.Jumped, Kubeconfigs: []pki.KubeconfigFile{admin}, Logger: logger}
+	i.renewer.Changed = i.renewed
 	i.names = password.New(client, i.store.Now, logger)
 	i.join = join.NewServer(join.Server{
 		Store: i.store, TokenFile: cfg.Paths.AgentToken(), Names: i.names,
@@ -83,6 +84,17 @@ func (i *identity) ensure() error {
 	}
 	i.join.Tokens = book
 	return nil
+}
+
+// renewed writes the tokens again when the authority has another certificate,
+// which they name.
+func (i *identity) renewed(r pki.Report) {
+	if !r.Changed(pki.ServerCA) {
+		return
+	}
+	if err := i.join.Tokens.Pin(i.store.CertPEM(pki.ServerCA)); err != nil {
+		i.logger.Error("the join tokens still name the old certificate of the authority", "error", err)
+	}
 }
 
 // givenTokens reads the tokens that the configuration sets.

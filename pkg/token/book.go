@@ -234,3 +234,22 @@ func (t Token) ID() string {
 	id, _, _ := strings.Cut(string(t.Secret), ".")
 	return id
 }
+
+// Pin makes the tokens name the present certificate of the authority, which
+// it has renewed. The secrets stay.
+func (b *Book) Pin(caPEM []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	hash, err := Hash(caPEM)
+	if err != nil {
+		return err
+	}
+	for kind, t := range b.tokens {
+		t.CAHash = hash
+		if err := b.write(b.file(kind), t); err != nil {
+			return err
+		}
+		b.tokens[kind] = t
+	}
+	return b.write(b.files.Node, b.tokens[Agent])
+}
