@@ -38,6 +38,16 @@ func (h *Host) StartAgent(server *Host, args ...string) {
 	h.Start()
 }
 
+// StartWith runs a command that becomes skiff, such as env with settings, which
+// Start and Restart use again.
+func (h *Host) StartWith(command ...string) {
+	h.t.Helper()
+	h.mu.Lock()
+	h.args = command
+	h.mu.Unlock()
+	h.Start()
+}
+
 // Start starts skiff again as StartServer or StartAgent did, booting the host if
 // its power
 // was cut.

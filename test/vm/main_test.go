@@ -47,16 +47,22 @@ func needBase(t *testing.T) Base {
 // files of an installation in /opt/vm.
 func newMachine(t *testing.T, network bool) *Machine {
 	t.Helper()
-	base := needBase(t)
+	return newMachineWith(t, Options{Network: network})
+}
+
+func newMachineWith(t *testing.T, o Options) *Machine {
+	t.Helper()
+	o.Base = needBase(t)
 	archive, err := tool()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := New(t, Options{Base: base, Network: network, Files: map[string]string{
+	o.Files = map[string]string{
 		"skiff":         skiffBinary(),
 		"skiff.service": "../../docs/skiff.service",
 		"tool.tar":      archive,
-	}})
+	}
+	m := New(t, o)
 	m.Boot()
 	return m
 }

@@ -19,6 +19,7 @@ type qemuOptions struct {
 	opt     string // image of the second disk
 	port    string // socket of the serial port to the guest
 	network bool
+	clock   string // what the hardware's clock shows at power-on; "" is the time
 	console string // file that gets the console
 }
 
@@ -45,6 +46,9 @@ func (o qemuOptions) args() []string {
 	} else {
 		// Five-level page tables only cost time.
 		args = append(args, "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off")
+	}
+	if o.clock != "" {
+		args = append(args, "-rtc", "base="+o.clock+",clock=vm")
 	}
 	if o.network {
 		return append(args, "-nic", "user,model=virtio-net-pci,restrict=on")

@@ -31,9 +31,12 @@ const (
 
 // Options say what a machine is like.
 type Options struct {
-	Base    Base              // what is on its disk
-	Network bool              // a network card; without, there is the loopback interface only
-	Files   map[string]string // path below /opt/vm inside the machine: file here
+	Base    Base // what is on its disk
+	Network bool // a network card; without, there is the loopback interface only
+	// Clock is what the hardware's clock shows whenever the power comes on, as
+	// "1970-01-01T00:00:05"; empty means the time.
+	Clock string
+	Files map[string]string // path below /opt/vm inside the machine: file here
 }
 
 // Machine is one virtual machine with its disk. Its methods are for the
@@ -81,7 +84,7 @@ func (m *Machine) Boot() {
 	port := filepath.Join(m.dir, fmt.Sprintf("guest-%d.sock", m.starts))
 	q, err := startQemu(qemuOptions{
 		base: m.o.Base, disk: socket, opt: m.opt, port: port,
-		network: m.o.Network, console: m.console(),
+		network: m.o.Network, clock: m.o.Clock, console: m.console(),
 	})
 	if err != nil {
 		m.t.Fatal(err)
