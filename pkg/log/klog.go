@@ -26,6 +26,8 @@ import (
 // upstream's Info as Info, and records of V(n) with n ≤ N as Debug whether or
 // not l has Debug enabled.
 //
+// So does a record about an error whose text has Expected in it.
+//
 // stopping, which may be nil, reports whether the process is on its way out.
 // What upstream calls an error then (the kubelet goes on asking a containerd
 // that has stopped) becomes Debug, lest it bury the reason of the stop.
@@ -85,6 +87,9 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 	} else {
 		// logr asks Enabled for Info only.
 		r.Level = h.ours(r.Level)
+		if expected(r) {
+			r.Level = slog.LevelDebug
+		}
 		if !h.next.Enabled(ctx, r.Level) {
 			return nil
 		}
@@ -93,6 +98,21 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 		r.AddAttrs(slog.String(ComponentKey, c))
 	}
 	return h.next.Handle(ctx, r)
+}
+
+// Expected in the text of an error says that what has failed cannot succeed for
+// now, that people know, and that it is tried again: a line for each attempt,
+// which may be a week's, would tell nothing and wear out the disk. It is text
+// because upstream hands errors on as text.
+const Expected = "no server is in reach"
+
+func expected(r slog.Record) bool {
+	found := false
+	r.Attrs(func(a slog.Attr) bool {
+		found = strings.Contains(a.Value.String(), Expected)
+		return !found
+	})
+	return found
 }
 
 func (h *klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -113,6 +133,9 @@ func (h *klogHandler) writeBuffer(line []byte) {
 		level = slog.LevelDebug // klog has checked the verbosity already.
 	} else {
 		level = h.ours(level)
+		if strings.Contains(message, Expected) {
+			level = slog.LevelDebug
+		}
 	}
 	ctx := context.Background()
 	if !verbose && !h.next.Enabled(ctx, level) {

@@ -168,6 +168,8 @@ func TestKlogQuiet(t *testing.T) {
 	klog.Warning("not seen")
 	klog.Error("seen")
 	klog.ErrorS(errors.New("broken"), "seen too")
+	klog.Error("not seen: ", Expected)
+	klog.ErrorS(errors.New("post: "+Expected), "not seen")
 	stopping = true
 	klog.Error("not seen")
 	klog.ErrorS(errors.New("broken"), "not seen")

@@ -36,7 +36,9 @@ func defaultCorefile(domain string) string {
     cache 30
     loadbalance
     import /etc/coredns/custom/*.override
-    forward . /etc/resolv.conf
+    forward . /etc/resolv.conf {
+        failfast_all_unhealthy_upstreams
+    }
 }
 import /etc/coredns/custom/*.server
 `

@@ -29,7 +29,7 @@ func (c *Cache) answer(q *question, found <-chan struct{}) (resp *http.Response,
 	case q.canWait():
 		select {
 		case <-q.Context().Done():
-			err = context.Cause(q.Context())
+			err = ErrOffline
 		case <-found:
 			again = true
 		}

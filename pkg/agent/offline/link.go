@@ -13,6 +13,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"skiff/internal/backoff"
+	"skiff/pkg/log"
 )
 
 // What a node waits for a server before it helps itself, and how often it
@@ -31,9 +32,11 @@ var ErrOffline error = offlineError{}
 
 type offlineError struct{}
 
+// Error implements error. Who logs it says nothing new.
 func (offlineError) Error() string {
-	return "no server is in reach, and this node has not kept the answer"
+	return log.Expected + ", and this node has not kept the answer"
 }
+
 func (offlineError) Unwrap() error { return syscall.ECONNREFUSED }
 
 // errLost ends requests whose server is not in reach any more.

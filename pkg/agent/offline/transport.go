@@ -116,10 +116,20 @@ func (q *question) isReview() bool {
 	return q.Method == http.MethodPost && strings.HasSuffix(q.resource, "/selfsubjectaccessreviews")
 }
 
-// canWait reports whether a write is held back until there is a server. The
-// kubelet ends the process when it cannot write the CSINode for two minutes.
+// canWait reports whether a request is held back until there is a server: those
+// that are repeated until they succeed, and must succeed at once when they can.
+// The kubelet even ends the process when it cannot write the CSINode for two
+// minutes.
 func (q *question) canWait() bool {
-	return q.Method != http.MethodGet && q.resource == "/apis/storage.k8s.io/v1/csinodes"
+	switch q.resource {
+	case "/apis/coordination.k8s.io/v1/leases":
+		return true
+	case "/apis/storage.k8s.io/v1/csinodes":
+		return q.Method != http.MethodGet
+	case nodes:
+		return q.Method == http.MethodPost
+	}
+	return false
 }
 
 func (q *question) isPodStatus() bool {
