@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
 	"skiff/test/hosts"
 )
 
@@ -203,11 +206,16 @@ func TestOffline(t *testing.T) {
 // happens, and then takes the server away: what was written is of use.
 func killed(t *testing.T, s *space, agent *hosts.Host, i *inside) {
 	for n := range 5 {
-		for k := range 5 {
-			s.kubectl("create", "configmap", fmt.Sprintf("churn-%d-%d", n, k), "--from-literal=a=b")
-			s.kubectl("label", "pod", "-l", "app=web", "--overwrite", fmt.Sprintf("churn=%d-%d", n, k))
+		for k := range 20 {
+			for _, p := range s.pods("app=web") {
+				label := fmt.Appendf(nil, `{"metadata":{"labels":{"churn":"%d-%d"}}}`, n, k)
+				if _, err := s.kube.CoreV1().Pods(s.ns).Patch(t.Context(), p.Name, types.MergePatchType, label, metav1.PatchOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
-		time.Sleep(time.Duration(n) * 300 * time.Millisecond)
+		time.Sleep(time.Duration(n) * 250 * time.Millisecond) // What has changed is written within a second.
 		agent.Kill9()
 		agent.Start()
 	}
