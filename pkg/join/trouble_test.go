@@ -114,7 +114,7 @@ func TestClockSkew(t *testing.T) {
 			t.Errorf("ahead %s: %v", tt.ahead, err)
 			continue
 		}
-		if got := clock.Node.Sub(clock.Server); (got - tt.ahead).Abs() > time.Minute || !strings.Contains(err.Error(), "days apart") {
+		if got := clock.Node.Sub(clock.Server); (got-tt.ahead).Abs() > time.Minute || !strings.Contains(err.Error(), "days apart") {
 			t.Errorf("ahead %s: says %s: %v", tt.ahead, got, err)
 		}
 	}
