@@ -31,6 +31,7 @@ type options struct {
 	ingress  time.Duration
 	agents   int
 	node     bool
+	hollow   int
 	out      string
 }
 
@@ -48,6 +49,7 @@ func main() {
 	flag.DurationVar(&o.ingress, "ingress", 2*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
 	flag.IntVar(&o.agents, "agents", 1, "agents that join a server of their own; 0 leaves them out")
 	flag.BoolVar(&o.node, "node", true, "measure the node itself: idle cost, restart, services, pods, API and binary")
+	flag.IntVar(&o.hollow, "hollow", 50, "nodes without containers that join a server; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")
 	flag.Parse()
 	os.Exit(hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { run(p, o) }))
@@ -84,6 +86,9 @@ func run(p *hosts.Program, o options) {
 		}
 		if o.policy > 0 {
 			policyRound(p, o.policy, f)
+		}
+		if o.hollow > 0 && hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { hollowRound(p, o.hollow, o.settle/2, f) }) != 0 {
+			p.Fatalf("round %d has failed with hollow nodes", i+1)
 		}
 	}
 	if o.node {
