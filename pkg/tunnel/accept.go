@@ -32,13 +32,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.answer(w, status, err.Error())
 		return
 	}
-	if !s.enter() {
+	identity, ok := s.enter()
+	if !ok {
 		w.Header().Set("Retry-After", "1")
 		s.answer(w, http.StatusServiceUnavailable, "the server is starting or stopping")
 		return
 	}
 	defer s.sessions.Done()
-	c, err := hijack(w)
+	c, err := hijack(w, identity)
 	if err != nil {
 		s.Logger.Warn("a tunnel was not opened", "peer", peer, "remote", r.RemoteAddr, "error", err)
 		return
@@ -52,19 +53,20 @@ func (s *Server) answer(w http.ResponseWriter, status int, message string) {
 	_, _ = io.WriteString(w, message+"\n") // Who asked may have gone.
 }
 
-// enter counts a session that Run will wait for, unless it has stopped.
-func (s *Server) enter() bool {
+// enter counts a session that Run will wait for, unless it has stopped. It
+// returns who this server is.
+func (s *Server) enter() (identity string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.transport == nil {
-		return false
+		return "", false
 	}
 	s.sessions.Add(1)
-	return true
+	return s.identity, true
 }
 
 // hijack takes the connection and says that it is a tunnel now.
-func hijack(w http.ResponseWriter) (net.Conn, error) {
+func hijack(w http.ResponseWriter, identity string) (net.Conn, error) {
 	c, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, err //nolint:wrapcheck // It says what failed.
@@ -77,7 +79,7 @@ func hijack(w http.ResponseWriter) (net.Conn, error) {
 		err = c.SetDeadline(time.Now().Add(connectTimeout))
 	}
 	if err == nil {
-		_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n")
+		_, err = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n"+headerServer+": "+identity+"\r\n\r\n")
 	}
 	if err == nil {
 		err = c.SetDeadline(time.Time{})

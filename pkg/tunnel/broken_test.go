@@ -55,7 +55,7 @@ func TestReconnects(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, nil)
 			p := newPath(t, s.address())
-			c, _ := s.client("n1", p.Addr().String())
+			c, _ := s.client("n1", at(p.Addr().String()))
 			there := target(t, echo)
 			old := s.dial("n1", there)
 			if err := said(old, "before"); err != nil {
@@ -79,7 +79,7 @@ func TestReconnects(t *testing.T) {
 func TestOldStreamsEnd(t *testing.T) {
 	s := newStage(t, nil)
 	p := newPath(t, s.address())
-	s.client("n1", p.Addr().String())
+	s.client("n1", at(p.Addr().String()))
 	closed := make(chan struct{})
 	c := s.dial("n1", target(t, func(c *net.TCPConn) {
 		_, _ = io.Copy(io.Discard, c)
@@ -131,7 +131,9 @@ func TestTooManySessions(t *testing.T) {
 // TestServerChanges moves the server to another address, and restarts it.
 func TestServerChanges(t *testing.T) {
 	first := newStage(t, nil)
-	c, _ := first.client("n1")
+	var servers moving
+	servers.set(first.address())
+	c, _ := first.client("n1", func(c *Client) { c.Servers = servers.get })
 	there := target(t, echo)
 	first.dial("n1", there)
 	address := first.address()
@@ -150,11 +152,35 @@ func TestServerChanges(t *testing.T) {
 
 	third := newStage(t, nil)
 	began = time.Now()
-	c.SetServers([]string{third.address()})
+	servers.set(third.address())
 	if err := said(third.dial("n1", there), "moved"); err != nil {
 		t.Error(err)
 	}
 	t.Logf("at a server under a new address after %s", time.Since(began).Round(time.Millisecond))
 	second.eventually("server without its peer", func() bool { return len(second.Peers()) == 0 })
 	third.eventually("session", func() bool { return slices.Equal(c.Connected(), []string{third.address()}) })
+}
+
+// TestOneServerTwoAddresses keeps one connection, and the other address for
+// when that is lost.
+func TestOneServerTwoAddresses(t *testing.T) {
+	s := newStage(t, nil)
+	p, q := newPath(t, s.address()), newPath(t, s.address())
+	c, _ := s.client("n1", at(p.Addr().String(), q.Addr().String()))
+	s.eventually("session", func() bool { return len(c.Connected()) == 1 })
+	time.Sleep(2 * pauseMin)
+	if n := s.Peers()[0].Sessions; n != 1 {
+		t.Errorf("%d sessions with one server", n)
+	}
+	first := c.Connected()[0]
+	for _, way := range []*path{p, q} {
+		if way.Addr().String() == first {
+			_ = way.Close() // and nobody listens there any more
+			way.cut()
+		}
+	}
+	s.dial("n1", target(t, echo))
+	if got := c.Connected(); len(got) != 1 || got[0] == first {
+		t.Errorf("connected to %v, was to %s", got, first)
+	}
 }

@@ -16,6 +16,10 @@ import (
 // Client keeps one connection to each server and connects the streams that
 // come over them. Set its fields before Run.
 type Client struct {
+	// Servers returns whom to be connected to, as host:port, and a channel that
+	// is closed when there may be others. A server that is known by several
+	// addresses gets one connection.
+	Servers func() ([]string, <-chan struct{})
 	// TLS is asked at each attempt: certificates are renewed meanwhile. The
 	// server is verified by the name that was dialled unless it says otherwise.
 	TLS func() (*tls.Config, error)
@@ -27,10 +31,14 @@ type Client struct {
 	Notes  status.Notes
 	Logger *slog.Logger
 
-	mu      sync.Mutex
-	servers []string      // guarded by mu
-	changed chan struct{} // closed at the next SetServers; guarded by mu
-	up      []string      // guarded by mu: to whom there is a session
+	mu   sync.Mutex
+	held map[string]held // by the server's identity; guarded by mu
+}
+
+// held is a server to which there is a session.
+type held struct {
+	server string
+	freed  chan struct{} // closed when the session has ended
 }
 
 var _ component.Component = (*Client)(nil)
@@ -38,59 +46,51 @@ var _ component.Component = (*Client)(nil)
 // Name implements component.Component.
 func (*Client) Name() string { return "tunnel" }
 
-// SetServers says whom to be connected to, as host:port, from now on. It may
-// be called at any time.
-func (c *Client) SetServers(servers []string) {
-	list := slices.Clone(servers)
-	slices.Sort(list)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.servers = slices.Compact(list)
-	if c.changed != nil {
-		close(c.changed)
-		c.changed = nil
-	}
-}
-
 // Connected returns the servers to which there is a session, sorted.
 func (c *Client) Connected() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.up)
+	var list []string
+	for _, h := range c.held {
+		list = append(list, h.server)
+	}
+	slices.Sort(list)
+	return list
 }
 
-func (c *Client) wanted() ([]string, <-chan struct{}) {
+// hold notes that there is a session with a server. If there is one already,
+// under another address, it returns what is closed when that has ended.
+func (c *Client) hold(id, server string) (taken <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.changed == nil {
-		c.changed = make(chan struct{})
+	if h, ok := c.held[id]; ok {
+		return h.freed
 	}
-	return c.servers, c.changed
+	if c.held == nil {
+		c.held = make(map[string]held)
+	}
+	c.held[id] = held{server, make(chan struct{})}
+	return nil
 }
 
-func (c *Client) setUp(server string, up bool) {
+func (c *Client) release(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, found := slices.BinarySearch(c.up, server)
-	switch {
-	case up && !found:
-		c.up = slices.Insert(c.up, i, server)
-	case !up && found:
-		c.up = slices.Delete(c.up, i, i+1)
-	}
+	close(c.held[id].freed)
+	delete(c.held, id)
 }
 
 // Run implements component.Component.
 func (c *Client) Run(ctx context.Context) error {
-	if c.TLS == nil || c.Allow == nil {
-		return errors.New("run tunnel: it lacks certificates or rules")
+	if c.Servers == nil || c.TLS == nil || c.Allow == nil {
+		return errors.New("run tunnel: it lacks servers, certificates or rules")
 	}
 	out := newExit(c.Allow, c.Logger)
 	running := make(map[string]context.CancelCauseFunc)
 	var links sync.WaitGroup
 	defer links.Wait()
 	for {
-		servers, changed := c.wanted()
+		servers, changed := c.Servers()
 		for server, stop := range running {
 			if !slices.Contains(servers, server) {
 				stop(errors.New("not one of the servers any more"))

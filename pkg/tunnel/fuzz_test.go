@@ -48,7 +48,7 @@ func FuzzAnswer(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rest, err := readAnswer(bytes.NewReader(answer), req)
+		rest, _, err := readAnswer(bytes.NewReader(answer), req)
 		if err == nil {
 			found := bytes.Contains(answer, []byte("\n\r\n"))
 			found0 := bytes.Contains(answer, []byte("\n\n"))

@@ -15,7 +15,7 @@ func TestLeaks(t *testing.T) {
 	p := newPath(t, s.address())
 	there := target(t, echo)
 	round := func() {
-		c, stop := s.client("n1", p.Addr().String())
+		c, stop := s.client("n1", at(p.Addr().String()))
 		idle := s.dial("n1", there)
 		_ = said(idle, "x")
 		reading := s.dial("n1", there)

@@ -50,6 +50,16 @@ func (l *link) run(ctx context.Context) {
 		if time.Since(began) > stable {
 			pauses.Reset()
 		}
+		if same, ok := errors.AsType[*sameError](err); ok {
+			l.Logger.Debug("server is connected under another address", "server", l.server)
+			l.clear()
+			select {
+			case <-ctx.Done():
+				return
+			case <-same.freed:
+				continue
+			}
+		}
 		wait := pauses.Next()
 		if _, ok := errors.AsType[*RefusedError](err); ok {
 			wait = pauseRefused
@@ -68,37 +78,47 @@ func jitter(d time.Duration) time.Duration {
 
 // attempt connects and serves until that ends, and returns why.
 func (l *link) attempt(ctx context.Context) error {
-	w, err := l.connect(ctx)
+	w, id, err := l.connect(ctx)
 	if err != nil {
 		return err
 	}
+	if taken := l.hold(id, l.server); taken != nil {
+		_ = w.Close() // Nothing has happened on it.
+		return &sameError{taken}
+	}
+	defer l.release(id)
 	l.Logger.Info("tunnel is open", "server", l.server)
 	l.clear()
-	l.setUp(l.server, true)
-	defer l.setUp(l.server, false)
 	return l.exit.serve(ctx, w)
 }
 
-// connect dials, proves who it is and turns the roles.
-func (l *link) connect(ctx context.Context) (_ *wire, err error) {
+// sameError says that there is a session with this server already, until freed
+// is closed.
+type sameError struct{ freed <-chan struct{} }
+
+func (*sameError) Error() string { return "the server is connected under another address" }
+
+// connect dials, proves who it is and turns the roles. It also returns who the
+// server is.
+func (l *link) connect(ctx context.Context) (_ *wire, id string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
 	defer cancel()
 	conf, err := l.TLS()
 	if err != nil {
-		return nil, fmt.Errorf("prepare TLS: %w", err)
+		return nil, "", fmt.Errorf("prepare TLS: %w", err)
 	}
 	conf = conf.Clone()
 	conf.NextProtos = []string{"http/1.1"} // HTTP/2 cannot be upgraded.
 	host, _, err := net.SplitHostPort(l.server)
 	if err != nil {
-		return nil, fmt.Errorf("server address %q: %w", l.server, err)
+		return nil, "", fmt.Errorf("server address %q: %w", l.server, err)
 	}
 	if conf.ServerName == "" {
 		conf.ServerName = host
 	}
 	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", l.server)
 	if err != nil {
-		return nil, withCause(ctx, err)
+		return nil, "", withCause(ctx, err)
 	}
 	c := tls.Client(raw, conf)
 	defer func() {
@@ -108,20 +128,20 @@ func (l *link) connect(ctx context.Context) (_ *wire, err error) {
 		}
 	}()
 	if err := tune(c); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if err := c.HandshakeContext(ctx); err != nil {
-		return nil, err //nolint:wrapcheck // It begins with "tls:" or "remote error".
+		return nil, "", err //nolint:wrapcheck // It begins with "tls:" or "remote error".
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) }) // Fails on a closed connection only.
-	reader, err := l.upgrade(c)
+	reader, id, err := l.upgrade(c)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	return newWire(c, reader), nil
+	return newWire(c, reader), id, nil
 }
 
 // withCause says why a ctx ended rather than that it did.
@@ -133,44 +153,44 @@ func withCause(ctx context.Context, err error) error {
 }
 
 // upgrade asks for the tunnel and returns what is to be read from then on.
-func (l *link) upgrade(c net.Conn) (io.Reader, error) {
+func (l *link) upgrade(c net.Conn) (_ io.Reader, id string, err error) {
 	path := l.Path
 	if path == "" {
 		path = Path
 	}
 	req, err := http.NewRequest(http.MethodGet, "https://"+l.server+path, http.NoBody) //nolint:noctx // The caller's deadline is on the connection.
 	if err != nil {
-		return nil, fmt.Errorf("ask for the tunnel: %w", err)
+		return nil, "", fmt.Errorf("ask for the tunnel: %w", err)
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", Protocol)
 	if err := req.Write(c); err != nil {
-		return nil, fmt.Errorf("ask for the tunnel: %w", err)
+		return nil, "", fmt.Errorf("ask for the tunnel: %w", err)
 	}
 	return readAnswer(c, req)
 }
 
 // readAnswer reads the head of the answer and not a byte more than may be read
 // of it later.
-func readAnswer(c io.Reader, req *http.Request) (io.Reader, error) {
+func readAnswer(c io.Reader, req *http.Request) (_ io.Reader, id string, err error) {
 	limited := &io.LimitedReader{R: c, N: maxHead}
 	buffered := bufio.NewReader(limited)
 	resp, err := http.ReadResponse(buffered, req)
 	if err != nil {
-		return nil, fmt.Errorf("read the server's answer: %w", err)
+		return nil, "", fmt.Errorf("read the server's answer: %w", err)
 	}
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		if got := resp.Header.Get("Upgrade"); got != Protocol {
-			return nil, fmt.Errorf("the server speaks %.40q, want %q; run the same release of skiff on both", got, Protocol)
+			return nil, "", fmt.Errorf("the server speaks %.40q, want %q; run the same release of skiff on both", got, Protocol)
 		}
 		limited.N = math.MaxInt64
-		return buffered, nil
+		return buffered, resp.Header.Get(headerServer), nil
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
 	if err != nil || len(text) == 0 {
 		text = []byte(resp.Status)
 	}
-	return nil, &RefusedError{Status: resp.StatusCode, Message: printable(strings.TrimSpace(string(text)))}
+	return nil, "", &RefusedError{Status: resp.StatusCode, Message: printable(strings.TrimSpace(string(text)))}
 }
 
 func (l *link) noteKey() string { return "tunnel/" + l.server }

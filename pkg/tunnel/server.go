@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	transport *http2.Transport // nil unless running; guarded by mu
+	identity  string           // of this run; guarded by mu
 	started   time.Time        // guarded by mu
 	peers     map[string]*peer // guarded by mu
 }
@@ -102,7 +104,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	s.mu.Lock()
-	s.transport, s.started = t, time.Now()
+	s.transport, s.identity, s.started = t, rand.Text(), time.Now()
 	s.mu.Unlock()
 	<-ctx.Done()
 	s.mu.Lock()

@@ -74,15 +74,14 @@ func (s *stage) eventually(what string, ok func() bool) {
 
 // client starts a Client that lets everything through to the loopback
 // interface, but not to port 1.
-func (s *stage) client(name string, servers ...string) (c *Client, stop func()) {
+func (s *stage) client(name string, also ...func(*Client)) (c *Client, stop func()) {
 	s.t.Helper()
-	if len(servers) == 0 {
-		servers = []string{s.address()}
-	}
+	servers := []string{s.address()}
 	pool := s.https.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	c = &Client{
-		TLS:  func() (*tls.Config, error) { return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, nil },
-		Path: "/connect/" + name,
+		Servers: func() ([]string, <-chan struct{}) { return servers, nil },
+		TLS:     func() (*tls.Config, error) { return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, nil },
+		Path:    "/connect/" + name,
 		Allow: func(_ context.Context, target netip.AddrPort) error {
 			if !target.Addr().IsLoopback() || target.Port() == 1 {
 				return errors.New("not for you")
@@ -91,7 +90,9 @@ func (s *stage) client(name string, servers ...string) (c *Client, stop func()) 
 		},
 		Logger: slog.New(slog.DiscardHandler),
 	}
-	c.SetServers(servers)
+	for _, o := range also {
+		o(c)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -105,6 +106,34 @@ func (s *stage) client(name string, servers ...string) (c *Client, stop func()) 
 	})
 	s.t.Cleanup(stop)
 	return c, stop
+}
+
+// at makes a client connect to these addresses.
+func at(servers ...string) func(*Client) {
+	return func(c *Client) { c.Servers = func() ([]string, <-chan struct{}) { return servers, nil } }
+}
+
+// moving is a list of servers that changes.
+type moving struct {
+	mu      sync.Mutex
+	servers []string
+	changed chan struct{}
+}
+
+func (m *moving) set(servers ...string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.servers = servers
+	if m.changed != nil {
+		close(m.changed)
+	}
+	m.changed = make(chan struct{})
+}
+
+func (m *moving) get() ([]string, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.servers, m.changed
 }
 
 // dial connects through a peer.

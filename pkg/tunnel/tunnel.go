@@ -54,8 +54,13 @@ const (
 	maxMessage = 1 << 10
 )
 
-// trailerError is the trailer that says why a stream ended early.
-const trailerError = "Skiff-Error"
+const (
+	// trailerError is the trailer that says why a stream ended early.
+	trailerError = "Skiff-Error"
+	// headerServer says which server a peer has reached: one may have several
+	// addresses.
+	headerServer = "Skiff-Server"
+)
 
 // parseTarget reads what a stream is to be connected to. Only addresses are
 // taken: a name could mean one thing when it is checked and another when it is

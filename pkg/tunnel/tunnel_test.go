@@ -72,7 +72,7 @@ func TestStrangers(t *testing.T) {
 	s := newStage(t, nil)
 	c, _ := s.client("stranger")
 	l := &link{Client: c, server: s.address()}
-	_, err := l.connect(t.Context())
+	_, _, err := l.connect(t.Context())
 	if told, ok := errors.AsType[*RefusedError](err); !ok || told.Status != http.StatusForbidden || told.Message != "nobody knows you" {
 		t.Errorf("a stranger got %v", err)
 	}
