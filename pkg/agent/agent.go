@@ -31,6 +31,7 @@ import (
 	"skiff/pkg/agent/resolver"
 	"skiff/pkg/agent/runtime"
 	"skiff/pkg/agent/storage"
+	"skiff/pkg/agent/uplink"
 	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
@@ -39,6 +40,7 @@ import (
 	"skiff/pkg/payload"
 	"skiff/pkg/pki"
 	"skiff/pkg/status"
+	"skiff/pkg/tunnel"
 	"skiff/pkg/version"
 )
 
@@ -54,8 +56,12 @@ type Options struct {
 	// Balancer is what the node reaches its servers through; nil where its
 	// kubeconfigs name a server.
 	Balancer *lb.Balancer
-	Payload  *payload.Payload
-	Notes    status.Notes
+	// Servers are all that are known, as host:port, with a channel that is
+	// closed when there may be others: the node keeps a tunnel to each. It is
+	// nil on a server, which reaches its own node without.
+	Servers func() ([]string, <-chan struct{})
+	Payload *payload.Payload
+	Notes   status.Notes
 	// Addresses are the node's, which may change.
 	Addresses *address.Book
 	// Clock knows what this machine's clock is worth.
@@ -83,6 +89,7 @@ type Agent struct {
 	netpol   *netpol.Enforcer // nil if disabled, or the network is the user's
 	dns      *dns.Server
 	ingress  *ingress.Ingress // nil on a node alone
+	uplink   *tunnel.Client   // nil on a server, or if disabled
 	node     *nodeWatch
 }
 
@@ -172,12 +179,26 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	}
 	a.resolver = &resolver.Keeper{Sources: resolvConfs(cfg), Out: layout.PodResolvConf(), Notes: o.Notes, Logger: a.logger("resolver")}
 	a.dns = dns.New(a.dnsOptions())
+	if o.Servers != nil {
+		a.uplink = a.newUplink()
+	}
 	if o.API != nil {
 		a.ingress = ingress.New(ingress.Options{
 			Config: o.API, NodeName: cfg.Node.Name, Addresses: a.podSideAddresses, Disabled: cfg.Disabled("ingress"), Logger: a.logger("ingress"),
 		})
 	}
 	return a, nil
+}
+
+func (a *Agent) newUplink() *tunnel.Client {
+	o := uplink.Options{
+		Layout: a.cfg.Paths, NodeName: a.cfg.Node.Name, Mode: a.cfg.Cluster.EgressSelectorMode, Servers: a.o.Servers,
+		Kubelet: a.kubelet.Local, Kubeconfig: a.node.kubeconfig, Notes: a.o.Notes, Logger: a.logger("tunnel"),
+	}
+	if a.flannel != nil {
+		o.Allocated = a.flannel.Allocated
+	}
+	return uplink.New(o)
 }
 
 // podSideAddresses waits for the addresses by which pods reach this node.
@@ -256,6 +277,9 @@ func (a *Agent) AddTo(g *component.Group, after After) Refs {
 		g.Add(storage.New(storage.Options{
 			NodeName: a.cfg.Node.Name, Base: a.cfg.Node.StoragePath, Kubeconfig: a.kubeconfig("skiff-agent"), Logger: a.logger("local-storage"),
 		}), component.After(clients, after.API), component.Restart(component.Backoff{}))
+	}
+	if a.uplink != nil {
+		g.Add(a.uplink, component.After(r.Join), component.Restart(component.Backoff{}))
 	}
 	r.DNS = g.Add(a.dns, component.After(clients, after.API), component.Restart(component.Backoff{}))
 	if a.ingress != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,6 +106,7 @@ func (w *worker) join(ctx context.Context, p parts) error {
 	cfg, err := w.cfg.InCluster(config.Cluster{
 		PodCIDR: c.PodCIDR, ServiceCIDR: c.ServiceCIDR, DNS: c.DNS, Domain: c.Domain, FlannelBackend: c.FlannelBackend,
 		FlannelExternalIP: c.FlannelExternalIP, FlannelIPv6Masq: c.FlannelIPv6Masq,
+		EgressSelectorMode: cmp.Or(c.EgressMode, "agent"),
 	}, c.Disable)
 	if err != nil {
 		return fmt.Errorf("be a node of this cluster, as its server has set it up: %w", err)
@@ -143,12 +145,14 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	client := w.client(p)
 	var node *agent.Agent
 	var balancer *lb.Balancer
+	servers := func() ([]string, <-chan struct{}) { return []string{w.cfg.ServerHostPort()}, nil }
 	if !w.cfg.Agent.DisableLB {
 		balancer = lb.New(lb.Options{
 			Port: w.cfg.Agent.LBPort, Given: w.cfg.ServerHostPort(), File: w.cfg.Paths.Servers(),
 			Kubeconfig: w.bundle.Kubeconfig("skiff-agent"), Returned: func() { node.AskServer() }, Notes: p.notes, Logger: p.logger.With("component", "load-balancer"),
 		})
 		client.Dial = balancer.DialContext
+		servers = balancer.Servers
 	}
 	learn := func(b *join.Bundle) {
 		if balancer != nil {
@@ -164,7 +168,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 		return nil, err
 	}
 	node, err = agent.New(w.cfg, agent.Options{
-		Logger: p.logger, Join: client, Joined: learn, Balancer: balancer, Payload: files, Notes: p.notes,
+		Logger: p.logger, Join: client, Joined: learn, Balancer: balancer, Servers: servers, Payload: files, Notes: p.notes,
 		Addresses: book, Clock: w.clock, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {

@@ -84,6 +84,9 @@ type Cluster struct {
 	FlannelExternalIP bool
 	// FlannelIPv6Masq hides pods with public IPv6 addresses behind their node's.
 	FlannelIPv6Masq bool
+	// EgressSelectorMode says what the API server reaches through the nodes'
+	// tunnels: "agent", "pod", "cluster" or "disabled".
+	EgressSelectorMode string
 }
 
 // Server configures the control plane.

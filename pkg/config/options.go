@@ -41,6 +41,8 @@ func Default() *Config {
 			NodePortRange:  "30000-32767",
 			Domain:         "cluster.local",
 			FlannelBackend: "vxlan",
+
+			EgressSelectorMode: "agent",
 		},
 		Agent: Agent{LBPort: 6444},
 		Server: Server{
@@ -203,6 +205,11 @@ func clusterOptions() []Option {
 			Name:  "flannel-ipv6-masq",
 			Usage: "pods with public IPv6 addresses, too, talk to the outside by the address of their node",
 			Bind:  func(c *Config) Value { return boolValue(&c.Cluster.FlannelIPv6Masq) },
+		},
+		{
+			Name:  "egress-selector-mode",
+			Usage: "what the API server reaches through the connection each agent keeps open to it: agent (kubelets), pod (and pods, by the ranges of nodes), cluster (and pods, by their addresses; for CNI plug-ins with ranges of their own), or disabled (agents must accept connections)",
+			Bind:  func(c *Config) Value { return stringValue(&c.Cluster.EgressSelectorMode) },
 		},
 	}
 }

@@ -57,6 +57,7 @@ func (d *completed) validateCluster(p *problems) {
 		p.add("cluster-domain", d.Cluster.Domain, "want a DNS domain like cluster.local, in lower case")
 	}
 	oneOf(p, "flannel-backend", d.Cluster.FlannelBackend, "vxlan", "host-gw", "wireguard-native", "none")
+	oneOf(p, "egress-selector-mode", d.Cluster.EgressSelectorMode, "agent", "pod", "cluster", "disabled")
 }
 
 // validate checks the completed values against each other.

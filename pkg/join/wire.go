@@ -82,6 +82,8 @@ type Cluster struct {
 	FlannelIPv6Masq   bool `json:"flannelIPv6Masq,omitempty"`
 	// Disable names the bundled parts that the cluster does without.
 	Disable []string `json:"disable,omitempty"`
+	// EgressMode says what servers want to reach through the node's tunnel.
+	EgressMode string `json:"egressMode,omitempty"`
 	// Servers are host:port of every server, to be tried in order.
 	Servers []string `json:"servers,omitempty"`
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skiff/pkg/component"
+	"skiff/pkg/tunnel"
 )
 
 // Module is an optional part of a server. What it may do is Host and nothing
@@ -28,6 +29,10 @@ type Host interface {
 	// Handle serves a pattern of http.ServeMux on the server's port. Who calls
 	// has not been authenticated.
 	Handle(pattern string, h http.Handler)
+	// Tunnel returns a tunnel for peers of the module's own, which are apart from
+	// the nodes whatever their names. The module Handles it at a path of its
+	// choice; authorize says who connects.
+	Tunnel(authorize func(*http.Request) (peer string, err error)) tunnel.Acceptor
 	// Manifests adds bundled manifests: files at the root of fsys.
 	Manifests(fsys fs.FS)
 	// Client returns the configuration to call the API as the user
@@ -79,6 +84,13 @@ func (h *host) Add(c component.Component, after ...Point) {
 
 // Handle implements Host.
 func (h *host) Handle(pattern string, handler http.Handler) { h.server.front.Handle(pattern, handler) }
+
+// Tunnel implements Host.
+func (h *host) Tunnel(authorize func(*http.Request) (string, error)) tunnel.Acceptor {
+	t := &tunnel.Server{Authorize: authorize, Logger: h.Logger(), ID: "tunnel-" + h.module.Name()}
+	h.server.tunnels = append(h.server.tunnels, t)
+	return t
+}
 
 // Manifests implements Host.
 func (h *host) Manifests(fsys fs.FS) { h.server.bundled = append(h.server.bundled, fsys) }

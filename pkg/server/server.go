@@ -40,6 +40,7 @@ import (
 	"skiff/pkg/server/scheduler"
 	"skiff/pkg/server/volumes"
 	"skiff/pkg/status"
+	"skiff/pkg/tunnel"
 )
 
 // Options is what New needs besides the configuration.
@@ -69,6 +70,8 @@ type Server struct {
 	datastore datastore.Datastore
 	events    datastore.Datastore // nil if they are kept with everything else
 	api       *apiserver.APIServer
+	tunnel    *tunnel.Server   // of the nodes; nil if there is none
+	tunnels   []*tunnel.Server // all: the modules have their own
 	bundled   []fs.FS
 	added     []addition
 }
@@ -131,6 +134,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 	if err := s.openDatastore(); err != nil {
 		return nil, err
 	}
+	s.openTunnel()
 	for _, m := range o.Modules {
 		if err := m.Install(&host{s, m}); err != nil {
 			return nil, fmt.Errorf("install module %s: %w", m.Name(), err)
@@ -239,9 +243,9 @@ func (s *Server) Loopback() *rest.Config { return s.api.Loopback() }
 
 // AddTo adds the control plane to the group. What waits for what:
 //
-//	front   certificates   datastore   events
-//	                           └────┬────┘
-//	                         kube-apiserver
+//	front   certificates   datastore   events   tunnel
+//	                           └─────────┼─────────┘
+//	                               kube-apiserver
 //	            ┌──────────────┼─────────────┬──────────────┐
 //	controller-manager     scheduler   node-controller   deploy   servicelb, runtime-classes
 //	                                                        │
@@ -258,6 +262,9 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	stores := []component.Ref{r.Datastore}
 	if s.events != nil {
 		stores = append(stores, g.Add(s.events))
+	}
+	for _, t := range s.tunnels {
+		stores = append(stores, g.Add(t, component.Restart(component.Backoff{})))
 	}
 	r.API = g.Add(s.api, component.After(stores...))
 	r.Controllers = g.Add(controllers.New(controllers.Options{

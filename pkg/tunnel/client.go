@@ -25,8 +25,9 @@ type Client struct {
 	TLS func() (*tls.Config, error)
 	// Path of the servers' handler; default Path.
 	Path string
-	// Allow says whether the servers may reach a target.
-	Allow func(ctx context.Context, target netip.AddrPort) error
+	// Allow says what to dial for a target, as a rule itself, or why servers
+	// may not reach it.
+	Allow func(ctx context.Context, target netip.AddrPort) (netip.AddrPort, error)
 	// Notes takes a line for each server that cannot be reached; may be nil.
 	Notes  status.Notes
 	Logger *slog.Logger

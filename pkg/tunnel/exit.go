@@ -18,12 +18,12 @@ import (
 // exit is the peer's end of all its sessions: it connects streams to what they
 // ask for, if that is allowed. The peer is HTTP/2's server on a session.
 type exit struct {
-	allow   func(context.Context, netip.AddrPort) error
+	allow   func(context.Context, netip.AddrPort) (netip.AddrPort, error)
 	logger  *slog.Logger
 	buffers sync.Pool
 }
 
-func newExit(allow func(context.Context, netip.AddrPort) error, logger *slog.Logger) *exit {
+func newExit(allow func(context.Context, netip.AddrPort) (netip.AddrPort, error), logger *slog.Logger) *exit {
 	return &exit{allow: allow, logger: logger, buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }}}
 }
 
@@ -65,13 +65,14 @@ func (e *exit) stream(streams *sync.WaitGroup, w http.ResponseWriter, r *http.Re
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), targetTimeout, errors.New("no answer within "+targetTimeout.String()))
 	defer cancel()
-	if err := e.allow(ctx, target); err != nil {
+	address, err := e.allow(ctx, target)
+	if err != nil {
 		e.logger.Warn("a server asked for what it may not have", "target", target.String(), "error", err)
 		e.refuse(w, http.StatusForbidden, err.Error())
 		return
 	}
 	dialer := net.Dialer{KeepAlive: -1} // Both ends are on this host.
-	c, err := dialer.DialContext(ctx, "tcp", target.String())
+	c, err := dialer.DialContext(ctx, "tcp", address.String())
 	if err != nil {
 		e.refuse(w, http.StatusBadGateway, err.Error())
 		return

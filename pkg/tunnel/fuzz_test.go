@@ -72,11 +72,11 @@ func FuzzExit(f *testing.F) {
 	f.Add(frames("localhost:1", "GET"), []byte{0, 0, 0, 4, 0})
 	f.Add([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"), []byte{0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8})
 	f.Fuzz(func(t *testing.T, opening, rest []byte) {
-		e := newExit(func(_ context.Context, target netip.AddrPort) error {
+		e := newExit(func(_ context.Context, target netip.AddrPort) (netip.AddrPort, error) {
 			if target.Addr().IsUnspecified() || target.Port() == 0 {
 				t.Errorf("asked about %s", target)
 			}
-			return errors.New("nothing is allowed")
+			return target, errors.New("nothing is allowed")
 		}, slog.New(slog.DiscardHandler))
 		server, client := net.Pipe()
 		served := make(chan struct{})

@@ -82,11 +82,11 @@ func (s *stage) client(name string, also ...func(*Client)) (c *Client, stop func
 		Servers: func() ([]string, <-chan struct{}) { return servers, nil },
 		TLS:     func() (*tls.Config, error) { return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}, nil },
 		Path:    "/connect/" + name,
-		Allow: func(_ context.Context, target netip.AddrPort) error {
+		Allow: func(_ context.Context, target netip.AddrPort) (netip.AddrPort, error) {
 			if !target.Addr().IsLoopback() || target.Port() == 1 {
-				return errors.New("not for you")
+				return target, errors.New("not for you")
 			}
-			return nil
+			return target, nil
 		},
 		Logger: slog.New(slog.DiscardHandler),
 	}

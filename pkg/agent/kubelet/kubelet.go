@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -88,6 +89,20 @@ func (k *Kubelet) Run(ctx context.Context) error {
 		return fmt.Errorf("run kubelet: %w", err)
 	}
 	return nil
+}
+
+// Local returns where the kubelet serves, as seen on this host; the zero value
+// while it does not.
+func (k *Kubelet) Local() netip.AddrPort {
+	address := k.address.Load()
+	if address == nil {
+		return netip.AddrPort{}
+	}
+	at, err := netip.ParseAddrPort(strings.Replace(*address, "localhost:", "127.0.0.1:", 1))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return at
 }
 
 // prepare makes what the kubelet expects to find.

@@ -49,6 +49,9 @@ type Options struct {
 	// Publish is told the handler as soon as it can be called, before
 	// everything behind it is ready, and nil when that ends. It may be nil.
 	Publish func(http.Handler)
+	// Egress is how to connect to kubelets and into the cluster; nil for
+	// directly.
+	Egress *Egress
 	// Extend adds API groups of ours to kube-apiserver before it serves. Each
 	// needs an APIService without a service in the cluster. It may be nil.
 	Extend func(*genericapiserver.GenericAPIServer) error
@@ -171,7 +174,7 @@ func (a *APIServer) build(ctx context.Context) (server *aggregator.APIAggregator
 	if errs := completed.Validate(); len(errs) > 0 {
 		return nil, nil, fmt.Errorf("validate options of kube-apiserver: %w", utilerrors.NewAggregate(errs))
 	}
-	cfg, err := app.NewConfig(completed)
+	cfg, err := a.configure(completed)
 	if err != nil {
 		return nil, nil, fmt.Errorf("configure kube-apiserver: %w", err)
 	}
@@ -198,6 +201,9 @@ func (a *APIServer) chain(cfg *app.Config) (*aggregator.APIAggregator, error) {
 	cc, err := cfg.Complete()
 	if err != nil {
 		return nil, fmt.Errorf("complete configuration of kube-apiserver: %w", err)
+	}
+	if a.Egress != nil {
+		a.Egress.Use(cfg.KubeAPIs.ControlPlane.VersionedInformers)
 	}
 	addOpenAPI := postponeOpenAPI(generic)
 	server, err := app.CreateServerChain(cc)

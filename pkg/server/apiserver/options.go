@@ -118,6 +118,9 @@ func (a *APIServer) setIdentity(o *apioptions.ServerRunOptions) {
 	o.KubeletConfig.TLSClientConfig.CertFile = a.file("client-kube-apiserver.crt")
 	o.KubeletConfig.TLSClientConfig.KeyFile = a.file("client-kube-apiserver.key")
 	o.KubeletConfig.TLSClientConfig.CAFile = a.file("server-ca.crt")
+	if a.Egress != nil {
+		o.KubeletConfig.Lookup = lookup(a.Egress.Kubelet)
+	}
 	// Host names of nodes need not resolve anywhere.
 	o.KubeletConfig.PreferredAddressTypes = []string{"InternalIP", "ExternalIP", "Hostname"}
 }
