@@ -167,7 +167,7 @@ func (i *identity) cluster() join.Cluster {
 		Domain:         c.Domain,
 		FlannelBackend: c.FlannelBackend, FlannelExternalIP: c.FlannelExternalIP, FlannelIPv6Masq: c.FlannelIPv6Masq,
 		EgressMode: c.EgressSelectorMode,
-		Servers: []string{netip.AddrPortFrom(i.book.Advertised(), uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
+		Servers:    []string{netip.AddrPortFrom(i.book.Advertised(), uint16(i.cfg.Server.Port)).String()}, //nolint:gosec // Ports are validated by pkg/config.
 	}
 }
 
