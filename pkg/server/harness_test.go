@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -63,6 +64,8 @@ func (m *testModule) Name() string { return "test" }
 func (m *testModule) Install(h Host) error {
 	m.host = h
 	h.Handle("/v1-skiff/test", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	peers := h.Tunnel(func(*http.Request) (string, error) { return "", errors.New("no peer of this module") })
+	h.Handle("/v1-skiff/test/connect", peers)
 	h.Manifests(fstest.MapFS{"test.yaml": &fstest.MapFile{Data: []byte(`
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole

@@ -212,6 +212,7 @@ func (s *Server) openAPI() error {
 		Earlier:    s.o.Clock.Earlier,
 		Publish:    s.front.SetAPI,
 		Extend:     s.extend,
+		Egress:     s.egress(),
 		Logger:     s.o.Logger.With("component", "kube-apiserver"),
 	})
 	return nil

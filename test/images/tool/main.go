@@ -10,6 +10,7 @@
 //	tool ready FILE       serve /ready, which is 200 while FILE exists
 //	tool grpc [ADDR]      serve the gRPC health service in clear text
 //	tool dns ADDR         answer every DNS question on port 53 with this address
+//	tool api [ADDR]       serve a webhook and an aggregated API, with the certificate in /cert
 package main
 
 import (
@@ -32,7 +33,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|reach|probe|ready|grpc|dns …"))
+		fail(fmt.Errorf("usage: tool serve|hog|get|lookup|reach|probe|ready|grpc|dns|api …"))
 	}
 	argument := ""
 	if len(os.Args) > 2 {
@@ -42,7 +43,7 @@ func main() {
 	defer stop()
 	verbs := map[string]func(context.Context, string) error{
 		"serve": serve, "hog": hog, "get": get, "lookup": lookup, "reach": reach, "probe": probe,
-		"ready": ready, "grpc": serveGRPC, "dns": serveDNS,
+		"ready": ready, "grpc": serveGRPC, "dns": serveDNS, "api": serveAPI,
 	}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
