@@ -22,7 +22,7 @@ import (
 // ten seconds after the network is; who refuses is asked less often.
 const (
 	pauseMin     = 500 * time.Millisecond
-	pauseMax     = 4 * time.Second
+	pauseMax     = 3 * time.Second
 	pauseRefused = 15 * time.Second
 	// stable is how long a session lasts that was not worth a longer pause.
 	stable = 10 * time.Second

@@ -63,16 +63,14 @@ func (w *wire) because(err error) {
 func (w *wire) why() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.cause == nil {
-		return errNoAnswer // HTTP/2 closes by itself when a ping is not answered.
-	}
 	return w.cause
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. HTTP/2 closes by itself when a ping is not answered.
 func (w *wire) Close() error {
 	err := error(nil)
 	w.once.Do(func() {
+		w.because(errNoAnswer)
 		close(w.done)
 		err = w.Conn.Close()
 	})
