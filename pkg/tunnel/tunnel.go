@@ -24,7 +24,7 @@ const (
 	// there; the server only asks when that question did not come.
 	pingEvery       = 8 * time.Second
 	pingTimeout     = 4 * time.Second
-	serverPingEvery = pingEvery + pingTimeout + 2*time.Second
+	serverPingEvery = pingEvery + 3*time.Second
 	// probeTimeout is what an older session of a peer has to prove itself in
 	// when a newer one comes.
 	probeTimeout = 3 * time.Second

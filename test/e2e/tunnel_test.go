@@ -171,7 +171,7 @@ func blackhole() time.Duration {
 	if os.Getenv("SKIFF_SOAK") == "1" {
 		return time.Minute
 	}
-	return 14 * time.Second
+	return 16 * time.Second
 }
 
 // cut lets all packets vanish for a while.
@@ -189,7 +189,7 @@ func cut(t *testing.T, s *space, agent *hosts.Host, long time.Duration) {
 	began := time.Now()
 	r := s.Exec("skiff", "kubectl", "-n", s.ns, "exec", "far", "--", "true")
 	// kubectl tries twice: WebSocket, then SPDY.
-	if took := time.Since(began); r.Code == 0 || took > 13*time.Second || !strings.Contains(r.Stderr, "disconnected from this server") {
+	if took := time.Since(began); r.Code == 0 || took > 15*time.Second || !strings.Contains(r.Stderr, "disconnected from this server") {
 		t.Errorf("exec after %s without a tunnel: %s", took, r)
 	}
 	contains(t, "status of the agent", agent.Status().Stdout, "no tunnel to server")
