@@ -95,30 +95,39 @@ func (s *space) of(t *testing.T) *space { return &space{Host: s.For(t), t: t, ku
 func execAndLogs(t *testing.T, s *space, _ *hosts.Host) {
 	contains(t, "exec", s.in("far", "hostname"), "far")
 	contains(t, "logs", s.kubectl("logs", "far"), "listening on")
+	p := follow(s, "/followed", func() { s.in("far", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/followed") })
+	p.Signal(9)
+}
+
+// follow runs logs -f of the pod and waits until it shows a text, which is
+// written by provoke if that is not nil.
+func follow(s *space, text string, provoke func()) *hosts.Process {
+	s.t.Helper()
 	r, w := io.Pipe()
-	p := s.Spawn(hosts.Command{Args: []string{"skiff", "kubectl", "-n", s.ns, "logs", "-f", "--tail=1", "far"}, Stdout: w})
-	defer p.Signal(9)
-	seen := make(chan string, 1)
+	p := s.Spawn(hosts.Command{Args: []string{"skiff", "kubectl", "-n", s.ns, "logs", "-f", "far"}, Stdout: w})
+	seen := make(chan struct{})
 	go func() {
 		buf := make([]byte, 64<<10)
 		var all strings.Builder
-		for !strings.Contains(all.String(), "/followed") {
+		for !strings.Contains(all.String(), text) {
 			n, err := r.Read(buf)
 			if err != nil {
-				break
+				return
 			}
 			all.Write(buf[:n])
 		}
-		seen <- all.String()
+		close(seen)
 		_, _ = io.Copy(io.Discard, r)
 	}()
-	s.in("far", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/followed")
-	select {
-	case text := <-seen:
-		contains(t, "logs -f", text, "/followed")
-	case <-time.After(20 * time.Second):
-		t.Error("logs -f shows nothing of a request after 20 s")
+	if provoke != nil {
+		provoke()
 	}
+	select {
+	case <-seen:
+	case <-time.After(20 * time.Second):
+		s.t.Errorf("logs -f does not show %q after 20 s", text)
+	}
+	return p
 }
 
 func forwards(t *testing.T, s *space, _ *hosts.Host) {
@@ -176,8 +185,7 @@ func blackhole() time.Duration {
 
 // cut lets all packets vanish for a while.
 func cut(t *testing.T, s *space, agent *hosts.Host, long time.Duration) {
-	follower := s.Spawn(hosts.Command{Args: []string{"skiff", "kubectl", "-n", s.ns, "logs", "-f", "far"}})
-	s.in("far", "true")
+	follower := follow(s, "listening on", nil)
 	s.Cut(agent)
 	time.Sleep(long)
 	select {
