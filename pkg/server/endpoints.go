@@ -11,6 +11,7 @@ import (
 	"skiff/pkg/pki"
 	"skiff/pkg/server/front"
 	"skiff/pkg/server/helm"
+	"skiff/pkg/tunnel"
 )
 
 // endpoints is every path of the server's port that is not the Kubernetes
@@ -20,7 +21,7 @@ import (
 func (s *Server) endpoints() []front.Route {
 	i, read, write := s.identity, []string{http.MethodGet, http.MethodHead}, []string{http.MethodPost}
 	anyone := front.Access{Name: "anyone"}
-	return []front.Route{
+	routes := []front.Route{
 		{
 			Path: "/ping", Methods: read, Rate: 20, Burst: 200, InFlight: 64,
 			Who: anyone, Handler: s.front.Ping(),
@@ -40,6 +41,13 @@ func (s *Server) endpoints() []front.Route {
 			Body: join.MaxRequest, Handler: join.Rotation{Server: i.join},
 		},
 	}
+	if s.tunnel != nil {
+		routes = append(routes, front.Route{
+			Path: tunnel.Path, Methods: []string{http.MethodGet}, Rate: 10, Burst: 200, // They last: a node has four at most.
+			Who: s.nodes(), Handler: s.tunnel,
+		})
+	}
+	return routes
 }
 
 // nodes are callers with a valid certificate of a node: join.Server.Node says

@@ -110,6 +110,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.openTunnel()
 	s.front = front.New(front.Options{
 		Address:     cfg.Server.BindAddress,
 		Port:        cfg.Server.Port,
@@ -134,7 +135,6 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 	if err := s.openDatastore(); err != nil {
 		return nil, err
 	}
-	s.openTunnel()
 	for _, m := range o.Modules {
 		if err := m.Install(&host{s, m}); err != nil {
 			return nil, fmt.Errorf("install module %s: %w", m.Name(), err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -186,11 +187,22 @@ func readAnswer(c io.Reader, req *http.Request) (_ io.Reader, id string, err err
 		limited.N = math.MaxInt64
 		return buffered, resp.Header.Get(headerServer), nil
 	}
+	return nil, "", &RefusedError{Status: resp.StatusCode, Message: reason(resp)}
+}
+
+// reason is what a server says in words, be they in JSON or not.
+func reason(resp *http.Response) string {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxMessage))
 	if err != nil || len(text) == 0 {
-		text = []byte(resp.Status)
+		return printable(resp.Status)
 	}
-	return nil, "", &RefusedError{Status: resp.StatusCode, Message: printable(strings.TrimSpace(string(text)))}
+	var told struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(text, &told) == nil && told.Message != "" {
+		return printable(told.Message)
+	}
+	return printable(strings.TrimSpace(string(text)))
 }
 
 func (l *link) noteKey() string { return "tunnel/" + l.server }

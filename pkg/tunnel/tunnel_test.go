@@ -212,6 +212,21 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+func TestReasons(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"code":"forbidden","message":"this is\nfor nodes"}`: "this is for nodes",
+		"starting\n":        "starting",
+		`{"other":"thing"}`: `{"other":"thing"}`,
+		"":                  "403 Forbidden",
+	} {
+		answer := "HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n" + body
+		_, _, err := readAnswer(strings.NewReader(answer), &http.Request{Method: http.MethodGet})
+		if told, ok := errors.AsType[*RefusedError](err); !ok || told.Message != want || told.Status != http.StatusForbidden {
+			t.Errorf("%q: %v, want %q", body, err, want)
+		}
+	}
+}
+
 func TestMessagesAreOneLine(t *testing.T) {
 	if got := printable("a\x00b\r\nc\xff"); got != "a b  c?" {
 		t.Errorf("got %q", got)

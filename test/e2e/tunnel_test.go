@@ -40,7 +40,7 @@ func TestTunnel(t *testing.T) {
 	}
 	t.Run("the network is cut", func(t *testing.T) { cut(t, s.of(t), agent.For(t), blackhole()) })
 	t.Run("half-open connections", func(t *testing.T) { halfOpen(t, s.of(t), agent.For(t)) })
-	t.Run("the server moves", func(t *testing.T) { serverMoves(t, s.of(t), agent.For(t)) })
+	t.Run("the server moves", func(t *testing.T) { elsewhere(t, s.of(t), agent.For(t)) })
 	if t.Failed() {
 		return
 	}
@@ -232,9 +232,9 @@ func halfOpen(t *testing.T, s *space, agent *hosts.Host) {
 	recovers(t, s, "after a restart of the server")
 }
 
-// serverMoves gives the server another address, which the agent finds by name.
+// elsewhere gives the server another address, which the agent finds by name.
 // It was away for long enough to be missed.
-func serverMoves(t *testing.T, s *space, agent *hosts.Host) {
+func elsewhere(t *testing.T, s *space, agent *hosts.Host) {
 	old := s.Addr()
 	s.Cut(agent)
 	time.Sleep(blackhole())
