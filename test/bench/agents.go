@@ -17,7 +17,7 @@ import (
 
 // agentsRound measures agents that join a server one after the other, and what
 // each costs while nothing happens.
-func agentsRound(p *hosts.Program, o options, f figures) {
+func agentsRound(p *hosts.Program, o options, archive string, f figures) {
 	network := hosts.NewNetwork(p)
 	server := &node{Host: hosts.New(p, hosts.Named("server"), hosts.On(network)), p: p, f: f}
 	server.StartServer()
@@ -55,9 +55,11 @@ func agentsRound(p *hosts.Program, o options, f figures) {
 	all.Wait()
 	for _, a := range agents {
 		f.add("agent: idle traffic with the server, leases and status included", "MB/day", a.bytes/1e6/o.window.Hours()*24)
+	}
+	agents[0].withoutServer(server, archive)
+	for _, a := range agents {
 		a.Stop()
 	}
-	server.Stop()
 }
 
 // ownNodeReady is nodeReady for one node of several.

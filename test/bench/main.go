@@ -81,7 +81,7 @@ func run(p *hosts.Program, o options) {
 				p.Fatalf("round %d has failed on %s", i+1, store)
 			}
 		}
-		if o.agents > 0 && hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { agentsRound(p, o, f) }) != 0 {
+		if o.agents > 0 && hosts.RunProgram("bench", os.Stderr, func(p *hosts.Program) { agentsRound(p, o, archive, f) }) != 0 {
 			p.Fatalf("round %d has failed with agents", i+1)
 		}
 		if o.policy > 0 {

@@ -153,6 +153,7 @@ func (c *Cache) flush() error {
 	if c.journal.Size() > 2*s.live+slack {
 		return c.compact()
 	}
+	c.o.Logger.Debug("what has changed is written", "objects", s.names(), "changes", len(s.changes))
 	written, err := c.append(c.journal, slices.Collect(maps.Keys(s.dirty)), s.changes)
 	if err == nil {
 		err = c.journal.Commit()
@@ -162,6 +163,17 @@ func (c *Cache) flush() error {
 	}
 	c.written(written)
 	return nil
+}
+
+// names are the first few of the objects that are to be written.
+func (s *state) names() []string {
+	var names []string
+	for _, n := range s.dirty {
+		if len(names) < 5 {
+			names = append(names, n.table+" "+n.key)
+		}
+	}
+	return names
 }
 
 // versionsDiffer reports whether a stream is new; that its version alone has
