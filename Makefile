@@ -73,6 +73,14 @@ test: bin/skiff ## Everything CI runs: vet, unit tests and e2e (root).
 	go vet ./...
 	go test -count 1 -timeout $(TEST_TIMEOUT) -p 1 ./...
 
+# What strangers can send to a server: one minute each.
+FUZZ := pkg/token:FuzzParse pkg/join:FuzzRequest pkg/join:FuzzHandlers pkg/tunnel:FuzzTarget pkg/tunnel:FuzzAnswer pkg/tunnel:FuzzExit
+FUZZTIME ?= 60s
+
+.PHONY: fuzz
+fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60s each.
+	@set -e; for f in $(FUZZ); do echo "$$f"; go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) ./$${f%:*}; done
+
 .PHONY: unit
 unit: | $(NEEDS) ## The tests beside the code.
 	go test $(UNIT)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"net/netip"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -31,5 +32,23 @@ func TestPorts(t *testing.T) {
 	completed.Extra.Kubelet = []string{"port=10251"}
 	if diff := cmp.Diff([]string{"192.0.2.5:6443"}, list(true)); diff != "" {
 		t.Errorf("kubelet port chosen (-want +got):\n%s", diff)
+	}
+}
+
+func TestNodeID(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node", "id")
+	first, err := nodeID(path)
+	if err != nil || len(first) != 8 {
+		t.Fatalf("%q, %v", first, err)
+	}
+	again, err := nodeID(path)
+	if err != nil || again != first {
+		t.Errorf("%q became %q, %v", first, again, err)
+	}
+	cfg := config.Default()
+	cfg.Node.WithID = true
+	completed, err := cfg.Complete(config.RoleServer, config.Facts{Hostname: "Till", NodeID: func() (string, error) { return nodeID(path) }})
+	if err != nil || completed.Node.Name != "till-"+first {
+		t.Errorf("%v, %v", completed, err)
 	}
 }

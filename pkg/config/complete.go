@@ -37,6 +37,13 @@ func (c *Config) complete(role Role, f Facts) (Completed, error) {
 	if d.Node.Name == "" {
 		d.Node.Name = strings.ToLower(f.Hostname)
 	}
+	if d.Node.WithID {
+		id, err := f.NodeID()
+		if err != nil {
+			return Completed{}, fmt.Errorf("--with-node-id: %w", err)
+		}
+		d.Node.Name += "-" + id
+	}
 	if len(d.Cluster.ServiceCIDR) > 0 {
 		d.KubernetesServiceIP = nth(d.Cluster.ServiceCIDR[0], 1)
 	}

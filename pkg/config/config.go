@@ -55,6 +55,7 @@ type Join struct {
 // unless Server.DisableAgent is set.
 type Node struct {
 	Name            string       // default: the host name, lower case
+	WithID          bool         // add Facts.NodeID to the name
 	IP              []netip.Addr // default: the address of the default route, else an internal one
 	Labels          []string     // "key=value"
 	Taints          []string     // "key=value:Effect"

@@ -14,6 +14,9 @@ type Facts struct {
 	// Addresses are all addresses of the host with global scope, the most
 	// useful first. Those of skiff's own bridges do no harm here.
 	Addresses []netip.Addr
+	// NodeID returns a few letters that this machine has to itself, and keeps.
+	// It is called if --with-node-id is set.
+	NodeID func() (string, error)
 }
 
 // InternalAddress is put on the loopback interface, and is the node's address,

@@ -282,6 +282,11 @@ func nodeOptions() []Option {
 			Bind:        func(c *Config) Value { return stringValue(&c.Node.Name) },
 		},
 		{
+			Name:  "with-node-id",
+			Usage: "add eight random hexadecimal digits, which this machine keeps, to the node's name; for machines that share a host name",
+			Bind:  func(c *Config) Value { return boolValue(&c.Node.WithID) },
+		},
+		{
 			Name:        "node-ip",
 			Usage:       "address of this node; one per IP family",
 			DefaultText: "the address of the default route, else any address of the host, else one that skiff adds",

@@ -371,25 +371,3 @@ func TestMemberWaitsJoinsAndRenews(t *testing.T) {
 		}
 	})
 }
-
-func FuzzRequest(f *testing.F) {
-	f.Add([]byte(`{"version":1,"node":{"name":"n1","addresses":["10.0.0.5"]},"csrs":{"client-kubelet":"x"}}`))
-	f.Add([]byte(`{`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		req, err := parseRequest(body)
-		if err != nil {
-			return
-		}
-		if req.Version != Version || !nodeName.MatchString(req.Node.Name) {
-			t.Errorf("accepted %+v", req)
-		}
-		for name, text := range req.CSRs {
-			if specOf(name) == nil {
-				t.Errorf("accepted %q", name)
-			}
-			if csr, key, err := pki.ParseCSR([]byte(text)); err == nil && (csr == nil || key == nil) {
-				t.Error("parsed nothing without an error")
-			}
-		}
-	})
-}

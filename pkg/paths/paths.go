@@ -113,6 +113,9 @@ func (l Layout) NodeToken() string { return filepath.Join(l.Server(), "node-toke
 // beside the configuration, so that it outlives the data directory.
 func (l Layout) NodePassword() string { return filepath.Join(l.Etc, "node", "password") }
 
+// NodeID is what --with-node-id adds to the node's name.
+func (l Layout) NodeID() string { return filepath.Join(l.Etc, "node", "id") }
+
 // Agent is the root of the node's state.
 func (l Layout) Agent() string { return filepath.Join(l.Data, "agent") }
 
