@@ -69,9 +69,10 @@ E2E := ./test/e2e/...
 UNIT = $$(go list ./... | grep -v '^skiff/test/')
 
 .PHONY: test
-test: bin/skiff ## Everything CI runs: vet, unit tests and e2e (root).
+test: bin/skiff ## Everything CI runs: vet, unit tests, e2e and fuzzing (root).
 	go vet ./...
 	go test -count 1 -timeout $(TEST_TIMEOUT) -p 1 ./...
+	$(MAKE) fuzz
 
 # What strangers can send to a server: one minute each.
 FUZZ := pkg/token:FuzzParse pkg/join:FuzzRequest pkg/join:FuzzHandlers pkg/tunnel:FuzzTarget pkg/tunnel:FuzzAnswer pkg/tunnel:FuzzExit
@@ -79,7 +80,7 @@ FUZZTIME ?= 60s
 
 .PHONY: fuzz
 fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60s each.
-	@set -e; for f in $(FUZZ); do echo "$$f"; go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) ./$${f%:*}; done
+	@set -e; for f in $(FUZZ); do echo "$$f"; go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./$${f%:*}; done
 
 .PHONY: unit
 unit: | $(NEEDS) ## The tests beside the code.

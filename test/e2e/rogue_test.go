@@ -124,6 +124,10 @@ func endpoints(t *testing.T, server, agent *hosts.Host) {
 		{"POST", "/v1-skiff/token", map[string]int{
 			"nobody": 401, "wrong token": 401, "agent token": 403, "server": 400, "node": 403, "skiff-agent": 401, "kube-proxy": 401, "admin": 400,
 		}},
+		{"GET", "/v1-skiff/connect", map[string]int{
+			"nobody": 403, "wrong token": 403, "agent token": 403, "server": 403, "skiff-agent": 403, "kube-proxy": 403, "admin": 403,
+		}},
+		{"POST", "/v1-skiff/connect", all(405)},
 		{"GET", "/v1-skiff/none", all(404)},
 		{"GET", "/v1-skiff/", all(404)},
 		{"GET", "/static/charts/none.tgz", all(404)},
