@@ -95,8 +95,9 @@ vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, 
 	SKIFF_VM=1 go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' ./test/vm
 
 .PHONY: soak
-soak: | $(NEEDS) ## The datastore's tests in their long form; RUN=regexp for some (root, slow).
+soak: bin/skiff | $(NEEDS) ## The datastore's tests, and others, in their long form; RUN=regexp for some (root, slow).
 	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/... ./pkg/datastore/repair
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 1h -run '$(if $(RUN),$(RUN),^TestReaddress$$)' $(E2E)
 
 .PHONY: conformance
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).

@@ -26,7 +26,8 @@ import (
 // started again, and everything that names the address names the new one.
 func TestReaddress(t *testing.T) {
 	t.Parallel()
-	h := newHost(t, hosts.Named("nomad"), hosts.On(hosts.NewNetwork(t)))
+	network := hosts.NewNetwork(t)
+	h := newHost(t, hosts.Named("nomad"), hosts.On(network))
 	h.StartServer()
 	h.WaitReady()
 	s := newSpace(t, h, "nomad")
@@ -74,6 +75,40 @@ func TestReaddress(t *testing.T) {
 	h.WaitReady()
 	followed(s)
 	s.sameContainers("a change between two starts", before)
+	if t.Failed() {
+		return
+	}
+
+	agent := newHost(t, hosts.Named("drifter"), hosts.On(network))
+	agent.StartAgent(h)
+	agent.WaitReady()
+	s.apply(fmt.Sprintf(onNode, agent.Name(), agent.Name()))
+	s.ready("app=fly", 1)
+	t.Run("of an agent", func(t *testing.T) { agentMoves(t, s, agent.For(t)) })
+}
+
+// agentMoves gives a node alone another address, twice.
+func agentMoves(t *testing.T, s *space, agent *hosts.Host) {
+	one := &space{Host: s.Host, t: t, kube: s.kube, ns: s.ns}
+	before, pod := one.containerIDs(), one.pod("on-"+agent.Name()).Status.PodIP
+	for range 2 {
+		agent.Readdress()
+		addr, begin := agent.Addr(), time.Now()
+		there := &space{Host: agent, t: t, kube: s.kube, ns: s.ns}
+		one.eventually("the Node to have "+addr, func() error { return is(internalIPOf(one, agent.Name()), addr) })
+		one.eventually("the kubelet's certificate to name "+addr, func() error { return kubeletVerifies(there) })
+		one.eventually("the pod from the other node", func() error {
+			_, err := one.tryIn("client", "/tool", "get", "http://"+pod+":8080/")
+			return err
+		})
+		one.eventually("exec into the pod", func() error {
+			_, err := one.tryIn("on-"+agent.Name(), "hostname")
+			return err
+		})
+		one.eventually("the NodePort at "+addr, func() error { return answersOK(s.Network(), "http://"+addr+":30090/") })
+		t.Logf("%s is everywhere after %s", addr, time.Since(begin).Round(10*time.Millisecond))
+	}
+	one.sameContainers("the agent's changes of address", before)
 }
 
 const balancedKept = `
@@ -124,7 +159,12 @@ func followed(s *space) {
 
 func internalIP(s *space) string {
 	s.t.Helper()
-	return s.Kubectl("get", "node", s.Name(), "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
+	return internalIPOf(s, s.Name())
+}
+
+func internalIPOf(s *space, node string) string {
+	s.t.Helper()
+	return s.Kubectl("get", "node", node, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
 }
 
 // apiVerifies asks the API from another machine, by the host's address, with
