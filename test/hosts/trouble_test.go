@@ -7,15 +7,14 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 )
 
-// serve answers "hello" on the port of the host.
-func serve(t *testing.T, h *Host, port int) {
+// serve answers "hello" on port 8080 of the host.
+func serve(t *testing.T, h *Host) {
 	t.Helper()
-	l := h.ListenIn(":" + strconv.Itoa(port))
+	l := h.ListenIn(":8080")
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) })}
 	go func() { _ = server.Serve(l) }()
 	t.Cleanup(func() { _ = server.Close() })
@@ -52,7 +51,7 @@ func TestNetworkFamilies(t *testing.T) {
 			if len(a.Addrs()) != tt.addrs || len(n.Gateways()) != tt.addrs {
 				t.Fatalf("addresses %v, gateways %v, want %d of each", a.Addrs(), n.Gateways(), tt.addrs)
 			}
-			serve(t, a, 8080)
+			serve(t, a)
 			for _, addr := range a.Addrs() {
 				if err := reaches(b, addr); err != nil {
 					t.Error(err)
@@ -86,8 +85,8 @@ func TestNetworkFamilies(t *testing.T) {
 func TestCutAndHeal(t *testing.T) {
 	n := NewNetwork(t, DualStack())
 	a, b, c := New(t, busybox(t), On(n)), New(t, busybox(t), On(n)), New(t, busybox(t), On(n))
-	serve(t, a, 8080)
-	serve(t, b, 8080)
+	serve(t, a)
+	serve(t, b)
 	conn, err := b.DialContext(t.Context(), "tcp", net.JoinHostPort(a.Addr(), "8080"))
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +123,7 @@ func TestCutAndHeal(t *testing.T) {
 	}
 	a.PowerCut()
 	a.Boot()
-	serve(t, a, 8080)
+	serve(t, a)
 	if err := reaches(b, a.Addr()); err == nil {
 		t.Error("a power cut has healed the network")
 	}
@@ -135,8 +134,8 @@ func TestCutAndHeal(t *testing.T) {
 func TestDropInbound(t *testing.T) {
 	n := NewNetwork(t, DualStack())
 	a, b := New(t, busybox(t), On(n)), New(t, busybox(t), On(n))
-	serve(t, a, 8080)
-	serve(t, b, 8080)
+	serve(t, a)
+	serve(t, b)
 	a.DropInbound()
 	for i, addr := range a.Addrs() {
 		if err := reaches(b, addr); err == nil {
@@ -195,7 +194,7 @@ func TestLoss(t *testing.T) {
 func TestCable(t *testing.T) {
 	n := NewNetwork(t)
 	a := New(t, busybox(t), On(n))
-	serve(t, a, 8080)
+	serve(t, a)
 	a.Cable(false)
 	if err := reaches(n, a.Addr()); err == nil {
 		t.Error("the host answers without a cable")

@@ -103,12 +103,6 @@ func removeLink(name string) error {
 	return nil
 }
 
-// present reports whether an interface is there.
-func present(name string) bool {
-	_, err := netlink.LinkByName(name)
-	return !errors.As(err, &netlink.LinkNotFoundError{})
-}
-
 // routes makes the kernel's routes those wanted: have are those that may be
 // taken away. unwanted ones go before fn is called, wanted ones come after it:
 // the kernel would ask for what is missing behind a route.
