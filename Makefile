@@ -97,7 +97,8 @@ vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, 
 .PHONY: soak
 soak: bin/skiff | $(NEEDS) ## The datastore's tests, and others, in their long form; RUN=regexp for some (root, slow).
 	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/... ./pkg/datastore/repair
-	SKIFF_SOAK=1 go test -count 1 -v -timeout 1h -run '$(if $(RUN),$(RUN),^TestReaddress$$)' $(E2E)
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -run '$(if $(RUN),$(RUN),^(TestReaddress|TestTunnel.*)$$)' $(E2E)
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 1h -run '$(if $(RUN),$(RUN),^TestLeaks$$)' ./pkg/tunnel
 
 .PHONY: conformance
 conformance: bin/skiff ## Upstream's conformance specs, FOCUS=regexp for some (root).

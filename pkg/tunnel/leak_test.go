@@ -44,7 +44,11 @@ func TestLeaks(t *testing.T) {
 		return goroutines, files
 	}
 	goroutines, files := settle()
-	for range 200 {
+	rounds := 200
+	if os.Getenv("SKIFF_SOAK") == "1" {
+		rounds = 5000
+	}
+	for range rounds {
 		round()
 	}
 	var g, f int
@@ -52,7 +56,7 @@ func TestLeaks(t *testing.T) {
 		g, f = settle()
 		return g <= goroutines+5 && f <= files+5
 	})
-	t.Logf("before 200 rounds %d goroutines and %d descriptors, after them %d and %d", goroutines, files, g, f)
+	t.Logf("before %d rounds %d goroutines and %d descriptors, after them %d and %d", rounds, goroutines, files, g, f)
 }
 
 // target1 accepts one connection and leaves it unread.

@@ -61,15 +61,20 @@ func (l *link) run(ctx context.Context) {
 				continue
 			}
 		}
-		wait := pauses.Next()
-		if _, ok := errors.AsType[*RefusedError](err); ok {
-			wait = pauseRefused
-		}
 		l.report(err)
-		if !pause.For(ctx, jitter(wait)) {
+		if !pause.For(ctx, l.patience(pauses.Next(), time.Since(began), err)) {
 			return
 		}
 	}
+}
+
+// patience is how long to wait after an attempt. One that has taken its time,
+// because packets vanish, need not be followed by a long pause.
+func (*link) patience(wait, took time.Duration, err error) time.Duration {
+	if _, ok := errors.AsType[*RefusedError](err); ok {
+		return jitter(pauseRefused)
+	}
+	return max(jitter(wait)-took, jitter(pauseMin))
 }
 
 // jitter spreads those who lost the same server at the same moment.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,7 +23,9 @@ func TestTunnel(t *testing.T) {
 	t.Parallel()
 	s, server, agent := closedAgent(t)
 	t.Run("nothing gets in", func(t *testing.T) {
-		if c, err := server.DialContext(t.Context(), "tcp", agent.Addr()+":10250"); err == nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if c, err := server.DialContext(ctx, "tcp", agent.Addr()+":10250"); err == nil {
 			_ = c.Close()
 			t.Fatal("the kubelet of the agent can be reached without the tunnel")
 		}
