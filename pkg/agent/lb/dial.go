@@ -55,11 +55,12 @@ func (b *Balancer) dial(ctx context.Context) (net.Conn, *server, error) {
 		if ctx.Err() != nil {
 			return nil, nil, err
 		}
-		if seen := b.pool.lastSeen(); seen.IsZero() || begin.Sub(seen) > holdAfter || time.Since(begin)+wait > holdFor {
+		next := jitter(wait)
+		if seen := b.pool.lastSeen(); seen.IsZero() || begin.Sub(seen) > holdAfter || time.Since(begin)+next > holdFor {
 			b.lost(err)
 			return nil, nil, err
 		}
-		if !pause.For(ctx, jitter(wait)) {
+		if !pause.For(ctx, next) {
 			return nil, nil, err
 		}
 		wait = min(2*wait, holdMax)
