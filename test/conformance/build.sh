@@ -16,7 +16,7 @@ cp "$REPO/go.sum" go.sum
 # What only the tests need comes in the versions upstream has tested with.
 upstream=$(go mod download -json "$K@v$V" | sed -n 's/.*"GoMod": "\(.*\)",/\1/p')
 pin() { sed -n "s#^\s*\($1\) \(v[^ ]*\).*#\1@\2#p" "$upstream" | head -n 1; }
-go get -t "$K/test/e2e@v$V" "$K/test/images/agnhost@v$V" "$K/test/images/resource-consumer@v$V" \
+go get -t "$K/test/e2e@v$V" "$K/test/images/agnhost@v$V" "$K/test/images/resource-consumer@v$V" "$K/test/images/resource-consumer/consume-cpu@v$V" \
   "$(pin github.com/onsi/ginkgo/v2)" "$(pin github.com/onsi/gomega)"
 
 LD="-s -w"; for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do LD="$LD -X $p.gitVersion=v$V"; done
