@@ -60,6 +60,7 @@ func (f *fake) Watch(ctx context.Context, set func()) error {
 
 // jump sets a running clock, as a person does.
 func (f *fake) jump(to time.Time) {
+	synctest.Wait() // for a look that is due at this very moment
 	f.offset = time.Until(to)
 	f.poke <- struct{}{}
 	synctest.Wait()
