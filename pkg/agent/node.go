@@ -207,7 +207,9 @@ const uninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
 
 func (w *nodeWatch) initialized(n *corev1.Node) error {
 	for _, t := range n.Spec.Taints {
-		if t.Key == uninitialized || t.Key == corev1.TaintNodeNotReady {
+		// The controllers take the one that evicts away within five seconds, and
+		// pods tolerate it for longer.
+		if t.Key == uninitialized || t.Key == corev1.TaintNodeNotReady && t.Effect != corev1.TaintEffectNoExecute {
 			return fmt.Errorf("node %s still has the taint %s", w.name, t.Key)
 		}
 	}

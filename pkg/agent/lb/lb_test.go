@@ -345,6 +345,39 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// The connection that has most to say is the one that looks out.
+func TestLookout(t *testing.T) {
+	s := newEcho(t, "a", "127.0.0.1:0")
+	b := startBalancer(t, s.address())
+	lookout := func() string {
+		b.pool.mu.Lock()
+		defer b.pool.mu.Unlock()
+		if one := b.pool.servers[0].lookout; one != nil {
+			return one.client.RemoteAddr().String()
+		}
+		return ""
+	}
+	first, _ := b.connect()
+	busy, _ := b.connect()
+	if got := lookout(); got != first.LocalAddr().String() {
+		t.Errorf("%s looks out, want the first connection %s", got, first.LocalAddr())
+	}
+	for range 5 {
+		if _, err := busy.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := busy.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.pool.reappoint()
+	if got := lookout(); got != busy.LocalAddr().String() {
+		t.Errorf("%s looks out, want the busy connection %s", got, busy.LocalAddr())
+	}
+	_ = busy.Close()
+	eventually(t, "another lookout", func() bool { return lookout() == first.LocalAddr().String() })
+}
+
 // Two hundred rounds of everything leave nothing behind.
 func TestNothingGrows(t *testing.T) {
 	s := newEcho(t, "a", "127.0.0.1:0")

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // How long the other direction may go on when a client, or a server, has ended
@@ -74,8 +76,35 @@ func (p *pair) close() {
 }
 
 // lookOut makes the connection find out soon when the server is gone.
-func (p *pair) lookOut() {
+func (p *pair) lookOut() { p.ask(lookoutIdle, lookoutEvery) }
+
+// rest ends what lookOut began.
+func (p *pair) rest() { p.ask(restingIdle, restingEvery) }
+
+func (p *pair) ask(idle, every time.Duration) {
 	if c, ok := p.conn.(*net.TCPConn); ok {
-		_ = c.SetKeepAliveConfig(keepAlive(lookoutIdle, lookoutEvery)) // It fails for connections that are closed.
+		_ = c.SetKeepAliveConfig(keepAlive(idle, every)) // It fails for connections that are closed.
 	}
+}
+
+// sent is how many packets with data have been sent to the server.
+func (p *pair) sent() uint32 {
+	c, ok := p.conn.(*net.TCPConn)
+	if !ok {
+		return 0
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var count uint32
+	err = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			count = info.Data_segs_out
+		}
+	})
+	if err != nil {
+		return 0 // It is closed.
+	}
+	return count
 }

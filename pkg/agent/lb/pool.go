@@ -37,10 +37,12 @@ type pool struct {
 	turned  chan struct{} // closed and replaced when down changes
 	pairs   map[*pair]struct{}
 	ended   bool
+	choose  *time.Timer // see reappoint
 }
 
 func newPool(given string, kept []string) *pool {
 	p := &pool{given: given, changed: make(chan struct{}), turned: make(chan struct{}), pairs: map[*pair]struct{}{}}
+	p.choose = time.AfterFunc(appointAfter, p.reappoint)
 	p.set(kept)
 	return p
 }
@@ -176,6 +178,7 @@ func (p *pool) connected(s *server, conn net.Conn, client *net.TCPConn) *pair {
 	}
 	p.pairs[one], s.pairs[one] = struct{}{}, struct{}{}
 	s.appoint()
+	p.choose.Reset(appointAfter)
 	return one
 }
 
@@ -189,6 +192,9 @@ func (p *pool) closed(one *pair) {
 	if s.lookout == one {
 		s.lookout = nil
 		s.appoint()
+		if !p.ended {
+			p.choose.Reset(appointAfter)
+		}
 	}
 }
 
@@ -201,6 +207,30 @@ func (s *server) appoint() {
 		s.lookout = one
 		one.lookOut()
 		return
+	}
+}
+
+// appointAfter is how long connections show what they are like before the
+// lookouts are chosen among them.
+const appointAfter = time.Minute
+
+// reappoint makes the busiest connection to each server look out, since it is
+// the one that has to ask least often.
+func (p *pool) reappoint() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.servers {
+		best := s.lookout
+		for one := range s.pairs {
+			if one.sent() > best.sent() {
+				best = one
+			}
+		}
+		if best != s.lookout {
+			s.lookout.rest()
+			s.lookout = best
+			best.lookOut()
+		}
 	}
 }
 
@@ -219,6 +249,7 @@ func (p *pool) closeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ended = true
+	p.choose.Stop()
 	for one := range p.pairs {
 		one.close()
 	}
