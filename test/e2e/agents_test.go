@@ -214,8 +214,14 @@ func across(t *testing.T, s *space, server, agent *hosts.Host) {
 			_, err := one.tryIn(from, "/tool", "get", "http://"+pods[to]+":8080/")
 			return err
 		})
-		answers := one.in(from, "sh", "-c", "for i in $(seq 30); do /tool get http://across.across.svc.cluster.local/hello; done")
-		contains(t, "answers of the Service to "+from, answers, `"host":"on-agent"`, `"host":"on-server"`)
+		// kube-proxy may hear of one pod before the other.
+		one.eventually("answers of both pods to "+from, func() error {
+			answers, err := one.tryIn(from, "sh", "-c", "for i in $(seq 30); do /tool get http://across.across.svc.cluster.local/hello; done")
+			if err == nil && (!strings.Contains(answers, `"host":"on-agent"`) || !strings.Contains(answers, `"host":"on-server"`)) {
+				err = fmt.Errorf("one of them is missing in\n%s", answers)
+			}
+			return err
+		})
 		contains(t, "logs of "+from, one.kubectl("logs", from), "listening on")
 	}
 	for _, h := range []*hosts.Host{server, agent} {
