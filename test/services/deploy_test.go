@@ -44,8 +44,10 @@ func (d *deployer) start() {
 		Dir:      d.dir,
 		Bundled:  manifests.FS,
 		Disabled: func(name string) bool { return d.off.Load() == name },
-		Vars:     map[string]string{"CLUSTER_DNS": "10.43.0.10", "CLUSTER_DOMAIN": "cluster.local"},
-		AddOns:   d.notes.setAddOns, Notes: d.notes,
+		Vars: map[string]string{
+			"CLUSTER_DNS": "10.43.0.10", "CLUSTER_DNS_LIST": `"10.43.0.10"`, "CLUSTER_DNS_IPFAMILYPOLICY": "SingleStack", "CLUSTER_DOMAIN": "cluster.local",
+		},
+		AddOns: d.notes.setAddOns, Notes: d.notes,
 		Logger: d.logger.With("component", "deploy"),
 	}))
 }
