@@ -281,8 +281,9 @@ func (s *Server) AddTo(g *component.Group) Refs {
 	g.Add(cloud.New(cloud.Options{
 		Loopback: s.api.Loopback, OwnNode: own, Removed: s.identity.names.Gone, Logger: logger("node-controller"),
 	}), component.After(r.API))
-	g.Add(component.Func("node-passwords", s.identity.keepNames, nil), component.After(r.API), component.Restart(component.Backoff{}))
 	r.Deploy = g.Add(s.deployer(logger("deploy")), component.After(r.API))
+	// Not earlier: nothing waits for it, and hashing takes time from what does.
+	g.Add(component.Func("node-passwords", s.identity.keepNames, nil), component.After(r.Deploy), component.Restart(component.Backoff{}))
 	s.addBalancer(g, r.API, logger("servicelb"))
 	s.addRuntimeClasses(g, r.API, logger("runtime-classes"))
 	if !s.cfg.Disabled("local-storage") {
