@@ -205,6 +205,9 @@ spec:
 // address: pods go on.
 func (p *pair) trouble() {
 	p.t.Helper()
+	// The kubelet never changes the address of a pod on the host's network, and
+	// probes it there (generateAPIPodStatus): see docs/clock.md.
+	p.kubectl("delete", "pod", "host-beta", "--now")
 	before := p.containerIDs()
 	p.agent.For(p.t).Loss(5)
 	for range 10 {
