@@ -48,7 +48,11 @@ func (r *reach) wait(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, reachPatience)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true}
-	client := &http.Client{Transport: transport, Timeout: reachTimeout}
+	client := &http.Client{
+		Transport: transport, Timeout: reachTimeout,
+		// This proxy does not redirect here; who does is somebody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	for {
 		r.mu.Lock()
 		addrs := r.addrs
