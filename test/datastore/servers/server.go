@@ -148,14 +148,6 @@ func (s *Server) Stop(t testing.TB) {
 	}
 }
 
-// Kill ends the server as a crash does.
-func (s *Server) Kill(t testing.TB) {
-	t.Helper()
-	if err := s.stop(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // Admin connects to the server, to look at what is there.
 func (s *Server) Admin(t testing.TB) *sql.DB {
 	t.Helper()
