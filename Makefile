@@ -71,16 +71,16 @@ UNIT = $$(go list ./... | grep -v '^skiff/test/')
 .PHONY: test
 test: bin/skiff ## Everything CI runs: vet, unit tests, e2e and fuzzing (root).
 	go vet ./...
-	go test -count 1 -timeout $(TEST_TIMEOUT) -p 1 ./...
 	$(MAKE) fuzz
+	go test -count 1 -timeout $(TEST_TIMEOUT) -p 1 ./...
 
 # What strangers can send to a server: one minute each.
 FUZZ := pkg/token:FuzzParse pkg/join:FuzzRequest pkg/join:FuzzHandlers pkg/tunnel:FuzzTarget pkg/tunnel:FuzzAnswer pkg/tunnel:FuzzExit
-FUZZTIME ?= 60s
+FUZZTIME ?= 60
 
 .PHONY: fuzz
-fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60s each.
-	@set -e; for f in $(FUZZ); do echo "$$f"; go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./$${f%:*}; done
+fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60 seconds each.
+	scripts/fuzz.sh $(FUZZTIME) $(FUZZ)
 
 .PHONY: unit
 unit: | $(NEEDS) ## The tests beside the code.
