@@ -12,6 +12,7 @@ var layers = []struct {
 	{"parts", 1, []string{
 		"pkg/component", "pkg/process", "pkg/payload", "pkg/applet", "pkg/pki", "pkg/token", "pkg/config",
 		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify", "pkg/clock", "pkg/address",
+		"pkg/release", "pkg/upgrade",
 	}},
 	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore", "pkg/snapshot"}},
 	{"components", 3, []string{"pkg/server/...", "pkg/agent/..."}},
@@ -51,6 +52,7 @@ var foreign = []struct {
 	{"helm.sh/helm", []string{"pkg/server/helm"}, "Helm is pkg/server/helm, with its globals and its memory"},
 	{"oras.land/oras-go", []string{"pkg/server/helm"}, "registries of charts are pkg/server/helm"},
 	{"sigs.k8s.io/gateway-api", []string{"pkg/agent/ingress/gateway", "test"}, "the Gateway API is pkg/agent/ingress/gateway"},
+	{"aead.dev/minisign", []string{"pkg/release"}, "signatures are pkg/release"},
 	{"sigs.k8s.io/knftables", []string{"pkg/agent/flannel", "pkg/agent/netpol/kernel"}, "tables are written in one place each"},
 	{"github.com/flannel-io", []string{"pkg/agent/flannel"}, "flannel is pkg/agent/flannel"},
 }

@@ -47,6 +47,9 @@ func (l Layout) RegistriesFile() string { return filepath.Join(l.Etc, "registrie
 // AdminKubeconfig is the kubeconfig written for the person at the machine.
 func (l Layout) AdminKubeconfig() string { return filepath.Join(l.Etc, "skiff.yaml") }
 
+// ReleaseKey is the public key that releases must be signed with.
+func (l Layout) ReleaseKey() string { return filepath.Join(l.Etc, "release.pub") }
+
 // Server is the root of the control plane's state.
 func (l Layout) Server() string { return filepath.Join(l.Data, "server") }
 

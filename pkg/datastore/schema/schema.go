@@ -15,6 +15,11 @@ const (
 	// be set before the first page is written.
 	PageSize = 1024
 
+	// Version goes up with every change after which the version of skiff before
+	// cannot use a database that this one has used. An upgrade that is taken back
+	// then takes the database back as well (pkg/upgrade).
+	Version = 1
+
 	// Table is the name of the only table.
 	Table = "kine"
 
