@@ -16,13 +16,21 @@ zstd|cmd:zstd
 busybox-static|static:/bin/busybox
 debian-archive-keyring|file:/usr/share/keyrings/debian-archive-keyring.gpg
 mariadb-server-core|file:/usr/sbin/mariadbd
+curl|cmd:curl
+wget|cmd:wget
+gawk|cmd:gawk
+mawk|cmd:mawk
+shellcheck|cmd:shellcheck
 postgresql|glob:/usr/lib/postgresql/*/bin/postgres'
 
 present() {
 	case $1 in
 	cmd:*) command -v "${1#cmd:}" >/dev/null ;;
 	file:*) [ -e "${1#file:}" ] ;;
-	glob:*) ls ${1#glob:} >/dev/null 2>&1 ;;
+	glob:*)
+		# shellcheck disable=SC2086 # a pattern
+		ls ${1#glob:} >/dev/null 2>&1
+		;;
 	static:*) [ -x "${1#static:}" ] && file -L "${1#static:}" 2>/dev/null | grep -q 'statically linked' ;;
 	cc:*) echo 'int main(void){return 0;}' | gcc -static -x c - "${1#cc:}" -o /dev/null 2>/dev/null ;;
 	esac
