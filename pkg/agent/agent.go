@@ -53,6 +53,8 @@ type Options struct {
 	// Joined is told of the node's identity and the cluster's settings whenever
 	// these change; it may be nil.
 	Joined func(*join.Bundle)
+	// Onward is what the requests of a node alone go by, see offline.Options.
+	Onward func(http.RoundTripper) http.RoundTripper
 	// Balancer is what the node reaches its servers through; nil where its
 	// kubeconfigs name a server.
 	Balancer *lb.Balancer
@@ -198,6 +200,9 @@ func (a *Agent) newUplink() *tunnel.Client {
 	if a.flannel != nil {
 		o.Allocated = a.flannel.Allocated
 	}
+	if a.o.Balancer != nil {
+		o.Watched = a.o.Balancer.Watched
+	}
 	return uplink.New(o)
 }
 
@@ -333,7 +338,7 @@ func (a *Agent) newOffline() *offline.Cache {
 		kubeconfigs = append(kubeconfigs, filepath.Join(layout.AgentCred(), name+".kubeconfig"))
 	}
 	return offline.New(offline.Options{
-		Dir: layout.Offline(), NodeName: a.cfg.Node.Name, Kubeconfigs: kubeconfigs,
+		Dir: layout.Offline(), NodeName: a.cfg.Node.Name, Kubeconfigs: kubeconfigs, Onward: a.o.Onward,
 		Secret: func() ([]byte, error) { return os.ReadFile(filepath.Join(layout.AgentTLS(), pki.ClientKubelet+".key")) },
 		Notes:  a.o.Notes, Logger: a.logger("offline"),
 	})

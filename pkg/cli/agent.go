@@ -17,6 +17,7 @@ import (
 	"skiff/pkg/config"
 	"skiff/pkg/join"
 	"skiff/pkg/kube"
+	"skiff/pkg/kube/economy"
 	"skiff/pkg/kube/series"
 	"skiff/pkg/paths"
 	"skiff/pkg/payload"
@@ -145,11 +146,12 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	client := w.client(p)
 	var node *agent.Agent
 	var balancer *lb.Balancer
+	thrift := new(economy.Economy) // The balancer's client and the node's share connections.
 	servers := func() ([]string, <-chan struct{}) { return []string{w.cfg.ServerHostPort()}, nil }
 	if !w.cfg.Agent.DisableLB {
 		balancer = lb.New(lb.Options{
 			Port: w.cfg.Agent.LBPort, Given: w.cfg.ServerHostPort(), File: w.cfg.Paths.Servers(),
-			Kubeconfig: w.bundle.Kubeconfig("skiff-agent"), Returned: func() { node.AskServer() }, Notes: p.notes, Logger: p.logger.With("component", "load-balancer"),
+			Kubeconfig: w.bundle.Kubeconfig("skiff-agent"), Wrap: thrift.Wrap, Returned: func() { node.AskServer() }, Notes: p.notes, Logger: p.logger.With("component", "load-balancer"),
 		})
 		client.Dial = balancer.DialContext
 		servers = balancer.Servers
@@ -168,7 +170,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 		return nil, err
 	}
 	node, err = agent.New(w.cfg, agent.Options{
-		Logger: p.logger, Join: client, Joined: learn, Balancer: balancer, Servers: servers, Payload: files, Notes: p.notes,
+		Logger: p.logger, Join: client, Joined: learn, Onward: thrift.Wrap, Balancer: balancer, Servers: servers, Payload: files, Notes: p.notes,
 		Addresses: book, Clock: w.clock, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {

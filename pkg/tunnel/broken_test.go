@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -31,6 +32,31 @@ func TestWaits(t *testing.T) {
 	defer cancel()
 	if _, err := s.DialContext(ctx, "n2", there); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a caller that does not wait: %v", err)
+	}
+}
+
+// TestWatched: others learn at once of a session, and of its end.
+func TestWatched(t *testing.T) {
+	s := newStage(t, nil)
+	p := newPath(t, s.address())
+	server := p.Addr().String()
+	told := make(chan string, 4)
+	s.client("n1", at(server), func(c *Client) { c.Watched = func(server string, by bool) { told <- fmt.Sprint(server, " ", by) } })
+	want := []string{server + " true", server + " false", server + " true"}
+	var got []string
+	for range want {
+		if len(got) == 1 {
+			p.cut()
+		}
+		select {
+		case one := <-told:
+			got = append(got, one)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("told %q within ten seconds, want %q", got, want)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
 	}
 }
 

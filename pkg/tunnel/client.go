@@ -28,6 +28,10 @@ type Client struct {
 	// Allow says what to dial for a target, as a rule itself, or why servers
 	// may not reach it.
 	Allow func(ctx context.Context, target netip.AddrPort) (netip.AddrPort, error)
+	// Watched is told, without delay, which servers there is a session with, by
+	// whose pings it is known within seconds when they are gone, and when that
+	// ends; it may be nil.
+	Watched func(server string, by bool)
 	// Notes takes a line for each server that cannot be reached; may be nil.
 	Notes  status.Notes
 	Logger *slog.Logger

@@ -93,6 +93,10 @@ func (l *link) attempt(ctx context.Context) error {
 		return &sameError{taken}
 	}
 	defer l.release(id)
+	if l.Watched != nil {
+		l.Watched(l.server, true)
+		defer l.Watched(l.server, false)
+	}
 	l.Logger.Info("tunnel is open", "server", l.server)
 	l.clear()
 	return l.exit.serve(ctx, w)

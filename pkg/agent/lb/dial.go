@@ -32,9 +32,11 @@ const (
 	// deadAfter is how long a server may leave unanswered what was sent to it.
 	deadAfter = 9 * time.Second
 	// The one connection to each server that looks out for its end asks, when it
-	// is silent, after lookoutIdle; the others leave it to that one.
+	// is silent, after lookoutIdle; the others leave it to that one. Where a
+	// tunnel does the same it rests as well, until that is lost (Watched).
 	lookoutIdle  = 5 * time.Second
 	lookoutEvery = 2 * time.Second
+	doubtEvery   = time.Second
 	restingIdle  = 2 * time.Minute
 	restingEvery = 10 * time.Second
 )

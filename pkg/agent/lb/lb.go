@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ type Options struct {
 	// Kubeconfig is of an identity that may watch the EndpointSlices of the API;
 	// "" leaves the list to Learn.
 	Kubeconfig string
+	// Wrap is what that watch's requests go by; it may be nil.
+	Wrap func(http.RoundTripper) http.RoundTripper
 	// Returned is called when a server answers that did not before: it may be
 	// another than it was. It may be nil, and must not block.
 	Returned func()
@@ -109,6 +112,10 @@ func (b *Balancer) Servers() ([]string, <-chan struct{}) { return b.pool.list(ti
 // a success, and returns a channel that is closed when that changes. Before the
 // first attempt the answer is yes.
 func (b *Balancer) Reachable() (bool, <-chan struct{}) { return b.pool.reachable() }
+
+// Watched notes whether somebody else, the tunnel, finds out within seconds when
+// a server is gone. Then none of the connections with it needs to ask.
+func (b *Balancer) Watched(address string, by bool) { b.pool.watch(address, by) }
 
 // Run implements component.Component.
 func (b *Balancer) Run(ctx context.Context) error {

@@ -374,6 +374,31 @@ func TestLookout(t *testing.T) {
 	if got := lookout(); got != busy.LocalAddr().String() {
 		t.Errorf("%s looks out, want the busy connection %s", got, busy.LocalAddr())
 	}
+	asksAfter := func() (idle int) {
+		b.pool.mu.Lock()
+		defer b.pool.mu.Unlock()
+		raw, err := b.pool.servers[0].lookout.conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if failed := raw.Control(func(fd uintptr) { idle, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) }); failed != nil || err != nil {
+			t.Fatal(failed, err)
+		}
+		return idle
+	}
+	seconds := func(d time.Duration) int { return int(d / time.Second) }
+	var got []int
+	for _, step := range []func(){
+		func() {}, func() { b.Watched(s.address(), true) }, b.pool.reappoint, func() { b.Watched(s.address(), false) }, b.pool.reappoint,
+		func() { b.Watched("192.0.2.1:1", true) },
+	} {
+		step()
+		got = append(got, asksAfter())
+	}
+	want := []int{seconds(lookoutIdle), seconds(restingIdle), seconds(restingIdle), seconds(doubtEvery), seconds(lookoutIdle), seconds(lookoutIdle)}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the lookout asks after so many seconds (-want +got):\n%s", diff)
+	}
 	_ = busy.Close()
 	eventually(t, "another lookout", func() bool { return lookout() == first.LocalAddr().String() })
 }

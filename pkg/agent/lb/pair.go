@@ -78,6 +78,9 @@ func (p *pair) close() {
 // lookOut makes the connection find out soon when the server is gone.
 func (p *pair) lookOut() { p.ask(lookoutIdle, lookoutEvery) }
 
+// doubt makes the connection find out now whether the server is gone.
+func (p *pair) doubt() { p.ask(doubtEvery, doubtEvery) }
+
 // rest ends what lookOut began.
 func (p *pair) rest() { p.ask(restingIdle, restingEvery) }
 

@@ -22,6 +22,7 @@ type server struct {
 	until   time.Time // not asked before others until then
 	pairs   map[*pair]struct{}
 	lookout *pair // looks out for the server's end, nil while there are no pairs
+	watched bool  // somebody else looks out, so that the lookout may rest
 }
 
 // pool is all servers, and the connections through this node's port.
@@ -205,8 +206,39 @@ func (s *server) appoint() {
 	}
 	for one := range s.pairs {
 		s.lookout = one
-		one.lookOut()
+		s.instruct()
 		return
+	}
+}
+
+// instruct tells the lookout what there is to do.
+func (s *server) instruct() {
+	if s.watched {
+		s.lookout.rest()
+		return
+	}
+	s.lookout.lookOut()
+}
+
+// watch notes whether somebody else looks out for the end of a server. When
+// that ends, the server may have: it is asked at once, and for a minute more
+// often than otherwise.
+func (p *pool) watch(address string, by bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.IndexFunc(p.servers, func(s *server) bool { return s.address == address })
+	if i < 0 || p.ended {
+		return
+	}
+	s := p.servers[i]
+	s.watched = by
+	switch {
+	case s.lookout == nil:
+	case by:
+		s.lookout.rest()
+	default:
+		s.lookout.doubt()
+		p.choose.Reset(appointAfter)
 	}
 }
 
@@ -221,6 +253,9 @@ func (p *pool) reappoint() {
 	defer p.mu.Unlock()
 	for _, s := range p.servers {
 		best := s.lookout
+		if best == nil {
+			continue
+		}
 		for one := range s.pairs {
 			if one.sent() > best.sent() {
 				best = one
@@ -229,8 +264,8 @@ func (p *pool) reappoint() {
 		if best != s.lookout {
 			s.lookout.rest()
 			s.lookout = best
-			best.lookOut()
 		}
+		s.instruct()
 	}
 }
 

@@ -59,6 +59,9 @@ func (b *Balancer) endpoints() (store cache.Store, events <-chan struct{}, run f
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("make client to watch the servers' addresses: %w", err)
 	}
+	if b.o.Wrap != nil {
+		cfg.Wrap(b.o.Wrap)
+	}
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("make client to watch the servers' addresses: %w", err)
@@ -73,7 +76,7 @@ func (b *Balancer) endpoints() (store cache.Store, events <-chan struct{}, run f
 	source := cache.NewFilteredListWatchFromClient(client.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceDefault,
 		func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=kubernetes" })
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: source,
+		ListerWatcher: plain{source},
 		ObjectType:    &discoveryv1.EndpointSlice{},
 		Handler: cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { tell() },
@@ -83,6 +86,13 @@ func (b *Balancer) endpoints() (store cache.Store, events <-chan struct{}, run f
 	})
 	return store, changed, informer.RunWithContext, nil
 }
+
+// plain is a list and a watch instead of a watch that begins with a list, which
+// the server would send a line every minute.
+type plain struct{ cache.ListerWatcher }
+
+// IsWatchListSemanticsUnSupported is what client-go asks for.
+func (plain) IsWatchListSemanticsUnSupported() bool { return true }
 
 // addresses are the ready endpoints of the slices, in a fixed order.
 func addresses(list []any) []string {

@@ -115,7 +115,9 @@ func (c *Cache) foldList(q *question, b *body) {
 	}
 }
 
-// foldWatch follows a watch.
+// foldWatch follows a watch. One that begins with a list has bookmarks, which
+// it needs once; with the first that it does not need it ends, and its client goes
+// on from there by a watch without (pkg/kube/economy).
 func (c *Cache) foldWatch(q *question, b *body) {
 	name := q.stream()
 	if c.isRefused(name) {
@@ -130,6 +132,7 @@ func (c *Cache) foldWatch(q *question, b *body) {
 	st.watched++
 	st.used = c.now()
 	c.mu.Unlock()
+	marked := false
 	events := &wire.Events{Event: func(kind string, object []byte) error {
 		m, err := wire.ParseMeta(object)
 		if err != nil {
@@ -143,6 +146,7 @@ func (c *Cache) foldWatch(q *question, b *body) {
 			staged = nil
 			return nil
 		case staged == nil:
+			marked = marked || q.initial && kind == "BOOKMARK"
 			c.state.event(c.now(), name, st, kind, m, object)
 		case kind == "ADDED":
 			c.state.stage(c.now(), q.table(), m, object, staged)
@@ -154,7 +158,10 @@ func (c *Cache) foldWatch(q *question, b *body) {
 		c.wake()
 		return nil
 	}}
-	b.see = func(p []byte) { _, _ = events.Write(p) }
+	b.see = func(p []byte) {
+		_, _ = events.Write(p)
+		b.enough = marked && events.Between()
+	}
 	b.finish = func(bool) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

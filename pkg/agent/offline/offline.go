@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -47,6 +48,9 @@ type Options struct {
 	// Kubeconfigs are copied so that their clients go by the Cache; see
 	// Cache.Kubeconfig.
 	Kubeconfigs []string
+	// Onward is what requests to the server go by, around client-go's
+	// transport; it may be nil.
+	Onward func(http.RoundTripper) http.RoundTripper
 	// Limit bounds what is kept, in bytes; default DefaultLimit.
 	Limit int64
 	Notes Notes

@@ -20,7 +20,12 @@ const slow = 3 * time.Second
 // Wrap makes a transport that passes requests on while a server is in reach,
 // keeps of the answers what the node needs, and answers itself when there is
 // none.
-func (c *Cache) Wrap(next http.RoundTripper) http.RoundTripper { return &transport{c, next} }
+func (c *Cache) Wrap(next http.RoundTripper) http.RoundTripper {
+	if c.o.Onward != nil {
+		next = c.o.Onward(next)
+	}
+	return &transport{c, next}
+}
 
 type transport struct {
 	cache *Cache
@@ -173,10 +178,20 @@ type body struct {
 	// all; both may be nil. Guarded by mu.
 	see    func(p []byte)
 	finish func(whole bool)
+	// enough makes reading end before the next read, as if the server had ended
+	// a watch. Guarded by mu.
+	enough bool
 }
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	enough := b.enough
+	b.mu.Unlock()
+	if enough {
+		b.end(true)
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.mu.Lock()

@@ -44,8 +44,10 @@ type Options struct {
 	Allocated func(netip.Addr) bool
 	// Kubeconfig is of an identity that may list the node's pods.
 	Kubeconfig string
-	Notes      status.Notes
-	Logger     *slog.Logger
+	// Watched is tunnel.Client's; it may be nil.
+	Watched func(server string, by bool)
+	Notes   status.Notes
+	Logger  *slog.Logger
 }
 
 // New returns the component, nil if the servers reach the node by themselves.
@@ -54,7 +56,7 @@ func New(o Options) *tunnel.Client {
 		return nil
 	}
 	r := &rules{Options: o}
-	return &tunnel.Client{Servers: o.Servers, TLS: o.identity, Allow: r.allow, Notes: o.Notes, Logger: o.Logger}
+	return &tunnel.Client{Servers: o.Servers, TLS: o.identity, Allow: r.allow, Watched: o.Watched, Notes: o.Notes, Logger: o.Logger}
 }
 
 // identity reads the node's certificate and the servers' authority, which are

@@ -209,6 +209,9 @@ func (e *Events) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Between reports whether what has come ends with the end of an event.
+func (e *Events) Between() bool { return e.err == nil && len(e.buf) == 0 }
+
 func (e *Events) frame(b []byte) error {
 	var kind string
 	var raw []byte
