@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,16 +42,9 @@ func agentsRound(p *hosts.Program, o options, archive string, f figures) {
 		agents = append(agents, a)
 	}
 	time.Sleep(o.settle)
-	var all sync.WaitGroup
-	for _, a := range agents {
-		all.Go(func() { a.traffic(o.window) })
-	}
-	for _, a := range agents[:1] { // figures are not for concurrent use, and all are alike
-		a.atRest("agent: idle", o.window)
-	}
-	all.Wait()
-	for _, a := range agents {
-		f.add("agent: idle traffic with the server, leases and status included", "MB/day", a.bytes/1e6/o.window.Hours()*24)
+	agents[0].atRest("agent: idle", o.window) // all are alike
+	if o.traffic > 0 {
+		agents[0].traffic(o.traffic)
 	}
 	agents[0].withoutServer(server, archive)
 	for _, a := range agents {
@@ -71,26 +61,12 @@ func (n *node) ownNodeReady(begin time.Time) {
 	}, readySince(begin))
 }
 
-// traffic counts what passes the host's network card in a window.
+// traffic adds what passes the host's network card while the agent is idle.
 func (n *node) traffic(window time.Duration) {
-	before := n.passed()
-	time.Sleep(window)
-	n.bytes = n.passed() - before
-}
-
-// passed is how many bytes eth0 has received and sent.
-func (n *node) passed() float64 {
-	for line := range strings.Lines(n.Run("cat", "/proc/net/dev")) {
-		words := strings.Fields(line)
-		if len(words) < 10 || words[0] != "eth0:" {
-			continue
-		}
-		received, err1 := strconv.ParseFloat(words[1], 64)
-		sent, err2 := strconv.ParseFloat(words[9], 64)
-		if err1 == nil && err2 == nil {
-			return received + sent
-		}
-	}
-	n.p.Fatalf("host %s has no eth0 in /proc/net/dev", n.Name())
-	return 0
+	d := split(n.tap(window), window)
+	const mega = 1e6
+	n.f.add("agent: idle traffic, node leases and status", "MB/day", d.leases/mega)
+	n.f.add("agent: idle traffic, tunnel", "MB/day", d.tunnel/mega)
+	n.f.add("agent: idle traffic, everything else", "MB/day", d.rest/mega)
+	n.f.add("agent: idle traffic beyond leases and status", "MB/day", (d.tunnel+d.rest)/mega)
 }

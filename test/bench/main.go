@@ -30,6 +30,7 @@ type options struct {
 	policy   int
 	ingress  time.Duration
 	agents   int
+	traffic  time.Duration
 	node     bool
 	hollow   int
 	out      string
@@ -48,6 +49,7 @@ func main() {
 	flag.IntVar(&o.policy, "policies", 500, "network policies to program, with twice as many pods; 0 leaves it out")
 	flag.DurationVar(&o.ingress, "ingress", 2*time.Second, "how long the ingress, and nginx to compare it with, are asked in each of several runs; 0 leaves it out")
 	flag.IntVar(&o.agents, "agents", 1, "agents that join a server of their own; 0 leaves them out")
+	flag.DurationVar(&o.traffic, "traffic", 10*time.Minute, "how long the traffic of an idle agent is measured; 0 leaves it out")
 	flag.BoolVar(&o.node, "node", true, "measure the node itself: idle cost, restart, services, pods, API and binary")
 	flag.IntVar(&o.hollow, "hollow", 50, "nodes without containers that join a server; 0 leaves it out")
 	flag.StringVar(&o.out, "out", "", "file for the JSON (default standard output)")

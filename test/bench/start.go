@@ -24,8 +24,7 @@ type node struct {
 	f    figures
 	kube *kubernetes.Clientset
 
-	prefix string  // of the names of the API load's figures
-	bytes  float64 // see traffic
+	prefix string // of the names of the API load's figures
 }
 
 // limit is how long anything may take before a round is given up.

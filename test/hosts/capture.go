@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -27,15 +28,10 @@ type Capture struct {
 func (h *Host) Capture(local ...netip.Prefix) *Capture {
 	h.t.Helper()
 	c := &Capture{done: make(chan struct{}), found: map[string]int{}}
-	all := binary.BigEndian.Uint16([]byte{0, unix.ETH_P_ALL}) << 8 // htons on little endian
-	err := inNamespace(h.on().netns, func() (err error) {
-		c.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(all))
-		return err
-	})
-	if err != nil {
+	var err error
+	if c.fd, err = packetSocket(h.on().netns); err != nil {
 		h.t.Fatalf("capture packets of %s: %v", h.name, err)
 	}
-	_ = unix.SetsockoptTimeval(c.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000})
 	stop := make(chan struct{})
 	go c.read(stop, local)
 	h.t.Cleanup(func() {
@@ -44,6 +40,20 @@ func (h *Host) Capture(local ...netip.Prefix) *Capture {
 		_ = unix.Close(c.fd)
 	})
 	return c
+}
+
+// packetSocket returns a socket that receives all packets of a network
+// namespace without their link's header; a read ends after a fifth of a second.
+func packetSocket(ns *os.File) (fd int, err error) {
+	all := binary.BigEndian.Uint16([]byte{0, unix.ETH_P_ALL}) << 8 // htons on little endian
+	err = inNamespace(ns, func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(all))
+		return err
+	})
+	if err == nil {
+		_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000})
+	}
+	return fd, err
 }
 
 func (c *Capture) read(stop chan struct{}, local []netip.Prefix) {
