@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -36,6 +37,9 @@ type Book struct {
 	watch  func(ctx context.Context, changed func()) error
 	logger *slog.Logger
 
+	followers []func(has func(netip.Addr) bool)
+	present   func() ([]net.Addr, error)
+
 	mu      sync.Mutex
 	node    []netip.Addr  // guarded by mu
 	changed chan struct{} // guarded by mu: closed and replaced at each change
@@ -51,7 +55,7 @@ var (
 // completed with. facts is asked when the host's addresses have changed.
 func NewBook(cfg config.Completed, facts func() (config.Facts, error), logger *slog.Logger) *Book {
 	return &Book{
-		cfg: cfg, facts: facts, watch: netx.Watch, logger: logger,
+		cfg: cfg, facts: facts, watch: netx.Watch, present: net.InterfaceAddrs, logger: logger,
 		node: slices.Clone(cfg.Node.IP), changed: make(chan struct{}),
 	}
 }
@@ -77,6 +81,11 @@ func (b *Book) Changed() <-chan struct{} {
 	return b.changed
 }
 
+// Follow has f called whenever the host's addresses may have changed, those of
+// the node or not, to which it says whether the host has an address. Call it
+// before Run; f must not block.
+func (b *Book) Follow(f func(has func(netip.Addr) bool)) { b.followers = append(b.followers, f) }
+
 // Name implements component.Component.
 func (b *Book) Name() string { return "addresses" }
 
@@ -88,9 +97,9 @@ func (b *Book) Ready(context.Context) error {
 }
 
 // Run implements component.Component: it follows the host's addresses until
-// ctx ends. With addresses that the user chose there is nothing to follow.
+// ctx ends. With addresses that the user chose it does so for others only.
 func (b *Book) Run(ctx context.Context) error {
-	if !b.cfg.ChosenIP {
+	if !b.cfg.ChosenIP && b.followers == nil {
 		<-ctx.Done()
 		return nil
 	}
@@ -128,7 +137,33 @@ func (b *Book) Run(ctx context.Context) error {
 		if !pause.Quiet(ctx, events, settle) {
 			return nil
 		}
-		b.look()
+		b.tell()
+		if b.cfg.ChosenIP {
+			b.look()
+		}
+	}
+}
+
+// tell tells the followers what the host has.
+func (b *Book) tell() {
+	if b.followers == nil {
+		return
+	}
+	list, err := b.present()
+	if err != nil {
+		b.logger.Debug("the host's addresses cannot be listed", "error", err)
+		return
+	}
+	here := make(map[netip.Addr]bool, len(list))
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok {
+				here[ip.Unmap()] = true
+			}
+		}
+	}
+	for _, f := range b.followers {
+		f(func(a netip.Addr) bool { return here[a] })
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,7 +49,7 @@ func (h *host) set(addrs ...string) {
 	h.poke <- struct{}{}
 }
 
-func start(t *testing.T, change func(*config.Config)) (*host, *Book) {
+func start(t *testing.T, change func(*config.Config), also ...func(*Book)) (*host, *Book) {
 	t.Helper()
 	h := &host{poke: make(chan struct{}), fail: make(chan error), addrs: []netip.Addr{netip.MustParseAddr("192.0.2.5")}}
 	f, _ := h.facts()
@@ -59,6 +61,9 @@ func start(t *testing.T, change func(*config.Config)) (*host, *Book) {
 	}
 	b := NewBook(cfg, h.facts, slog.New(slog.DiscardHandler))
 	b.watch = h.watch
+	for _, f := range also {
+		f(b)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- b.Run(ctx) }()
@@ -114,6 +119,36 @@ func TestBookFollowsTheHost(t *testing.T) {
 			t.Errorf("afterwards the node has %s, want 192.0.2.10", got)
 		}
 	})
+}
+
+// TestFollowers are told of every change of the host, also where the node's
+// addresses are fixed.
+func TestFollowers(t *testing.T) {
+	for _, fixed := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			old, next := netip.MustParseAddr("192.0.2.5"), netip.MustParseAddr("198.51.100.7")
+			var told [][2]bool
+			h, b := start(t, func(c *config.Config) {
+				if fixed {
+					c.Node.IP = []netip.Addr{old}
+				}
+			}, func(b *Book) {
+				b.present = func() ([]net.Addr, error) {
+					return []net.Addr{&net.IPNet{IP: net.ParseIP("198.51.100.7"), Mask: net.CIDRMask(24, 32)}}, nil
+				}
+				b.Follow(func(has func(netip.Addr) bool) { told = append(told, [2]bool{has(old), has(next)}) })
+			})
+			time.Sleep(time.Second)
+			h.poke <- struct{}{}
+			time.Sleep(time.Second)
+			if want := [][2]bool{{false, true}, {false, true}}; !slices.Equal(told, want) {
+				t.Errorf("fixed %t: told %v, want %v", fixed, told, want)
+			}
+			if fixed && b.Node()[0] != old {
+				t.Errorf("an address that the user chose has become %v", b.Node())
+			}
+		})
+	}
 }
 
 func TestBookSurvivesItsWatch(t *testing.T) {
