@@ -54,6 +54,8 @@ var errLost = errors.New("the connection to the server is lost")
 type link struct {
 	// changed is called, without a lock, when a server is found or lost.
 	changed func(online bool, why error)
+	// still is called, without a lock, when another look has found none.
+	still func(why error)
 
 	mu      sync.Mutex
 	known   bool
@@ -73,8 +75,8 @@ type target struct {
 	url       url.URL
 }
 
-func newLink(changed func(bool, error)) *link {
-	return &link{changed: changed, look: make(chan struct{}), found: make(chan struct{}), kick: make(chan struct{}, 1)}
+func newLink(changed func(bool, error), still func(error)) *link {
+	return &link{changed: changed, still: still, look: make(chan struct{}), found: make(chan struct{}), kick: make(chan struct{}, 1)}
 }
 
 // aim tells the link by which way to look.
@@ -208,7 +210,10 @@ func (l *link) set(online bool, why error) {
 		l.found = make(chan struct{})
 	}
 	l.mu.Unlock()
-	if online != before || !knew {
+	switch {
+	case online != before || !knew:
 		l.changed(online, why)
+	case !online:
+		l.still(why)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 	"skiff/pkg/agent/offline/journal"
 	"skiff/pkg/component"
+	"skiff/pkg/pki"
 )
 
 // Notes takes lines for `skiff status`; status.Notes satisfies it.
@@ -90,7 +91,7 @@ func New(o Options) *Cache {
 		o: o, now: time.Now, state: newState(), refused: map[string]bool{},
 		opened: make(chan struct{}), kick: make(chan struct{}, 1),
 	}
-	c.link = newLink(c.linkChanged)
+	c.link = newLink(c.linkChanged, c.noteLink)
 	return c
 }
 
@@ -225,5 +226,15 @@ func (c *Cache) linkChanged(online bool, why error) {
 		return // The end.
 	}
 	c.o.Logger.Warn("no server is in reach; the node goes on with what it knows", "error", why)
-	c.o.Notes.Set(noteLink, "no server is in reach: the node runs what it ran before, and changes made elsewhere do not come here")
+	c.noteLink(why)
+}
+
+// noteLink has `skiff status` say that no server is in reach. The reason may be
+// another than at first.
+func (c *Cache) noteLink(why error) {
+	note := "no server is in reach: the node runs what it ran before, and changes made elsewhere do not come here"
+	if foreign, ok := errors.AsType[*pki.ForeignError](pki.Foreign(why)); ok {
+		note += "; " + foreign.Error()
+	}
+	c.o.Notes.Set(noteLink, note)
 }
