@@ -126,7 +126,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		Node:      join.NodeInfo{Name: cfg.Node.Name, Version: version.Version},
 		Addresses: o.Addresses.Node, Moved: o.Addresses.Changed, Jumped: o.Clock.Jumped,
 		// A node alone does not wait for a server when it has what it needs.
-		FromDisk: o.API == nil, Changed: o.Joined, Logger: a.logger("join"),
+		FromDisk: o.API == nil, Changed: a.joined, Logger: a.logger("join"),
 	}
 	if o.API == nil {
 		a.offline = a.newOffline()
@@ -184,6 +184,12 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	if o.Servers != nil {
 		a.uplink = a.newUplink()
 	}
+	if a.uplink != nil {
+		o.Addresses.Follow(a.uplink.Moved)
+	}
+	if o.Balancer != nil {
+		o.Addresses.Follow(o.Balancer.Moved)
+	}
 	if o.API != nil {
 		a.ingress = ingress.New(ingress.Options{
 			Config: o.API, NodeName: cfg.Node.Name, Addresses: a.podSideAddresses, Disabled: cfg.Disabled("ingress"), Logger: a.logger("ingress"),
@@ -233,6 +239,16 @@ func (a *Agent) dnsOptions() dns.Options {
 	}
 	o.Addresses = func(context.Context) ([]netip.Addr, error) { return a.o.Addresses.Node(), nil }
 	return o
+}
+
+// joined is told of the node's identity.
+func (a *Agent) joined(b *join.Bundle) {
+	if a.uplink != nil {
+		a.uplink.Renewed()
+	}
+	if a.o.Joined != nil {
+		a.o.Joined(b)
+	}
 }
 
 // AskServer makes the node ask its server soon whether anything has changed.

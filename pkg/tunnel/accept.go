@@ -44,7 +44,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Logger.Warn("a tunnel was not opened", "peer", peer, "remote", r.RemoteAddr, "error", err)
 		return
 	}
-	s.hold(context.WithoutCancel(r.Context()), peer, c)
+	s.hold(context.WithoutCancel(r.Context()), peer, c, goodUntil(r))
 }
 
 func (s *Server) answer(w http.ResponseWriter, status int, message string) {
@@ -74,7 +74,7 @@ func hijack(w http.ResponseWriter, identity string) (net.Conn, error) {
 	if buffered.Reader.Buffered() > 0 {
 		return nil, errors.Join(errors.New("the peer spoke before it was answered"), c.Close())
 	}
-	err = tune(c)
+	err = errors.Join(tune(c), watch(c, false))
 	if err == nil {
 		err = c.SetDeadline(time.Now().Add(connectTimeout))
 	}
@@ -90,8 +90,17 @@ func hijack(w http.ResponseWriter, identity string) (net.Conn, error) {
 	return c, nil
 }
 
-// hold keeps a session until it ends.
-func (s *Server) hold(ctx context.Context, peer string, c net.Conn) {
+// goodUntil is when what a request has proved will not be proved any more, zero
+// if it has proved nothing by certificate.
+func goodUntil(r *http.Request) time.Time {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return time.Time{}
+	}
+	return r.TLS.PeerCertificates[0].NotAfter
+}
+
+// hold keeps a session until it ends, or its time is over.
+func (s *Server) hold(ctx context.Context, peer string, c net.Conn, end time.Time) {
 	s.mu.Lock()
 	transport := s.transport
 	s.mu.Unlock()
@@ -106,7 +115,7 @@ func (s *Server) hold(ctx context.Context, peer string, c net.Conn) {
 	}
 	s.add(ctx, session)
 	s.Logger.Info("tunnel is open", "peer", peer, "remote", session.remote)
-	<-session.wire.done
+	session.until(end)
 	s.drop(session)
 	cause := session.wire.why()
 	session.close(cause)
@@ -131,7 +140,7 @@ func (s *Server) add(ctx context.Context, session *session) {
 		p.sessions = slices.Delete(p.sessions, 0, over)
 	}
 	for _, older := range p.sessions {
-		s.sessions.Go(func() { older.probe(ctx) })
+		s.sessions.Go(func() { older.probe(ctx, errReplaced) })
 	}
 	p.sessions = append(p.sessions, session)
 	if p.changed != nil {

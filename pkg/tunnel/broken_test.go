@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -63,18 +67,21 @@ func TestWatched(t *testing.T) {
 // TestReconnects breaks the path in every way, with a stream under way, and
 // measures how long it takes from its repair to a new connection.
 func TestReconnects(t *testing.T) {
+	const recovery = 10 * time.Second
 	tests := []struct {
 		name   string
 		within time.Duration
+		idle   bool // there is no stream when it happens
 		harm   func(p *path, s *stage)
 	}{
-		{"cut", time.Second, func(p *path, _ *stage) { p.cut() }},
-		{"swallowed until both have noticed", 10 * time.Second, func(p *path, s *stage) {
+		{"cut", time.Second, false, func(p *path, _ *stage) { p.cut() }},
+		{"swallowed until both have noticed", recovery, false, func(p *path, s *stage) {
 			p.swallow(true)
 			s.eventually("server that has noticed", func() bool { return len(s.Peers()) == 0 })
 			p.swallow(false)
 		}},
-		{"forgotten by a router", pingEvery + pingTimeout + probeTimeout, func(p *path, _ *stage) { p.forget() }},
+		{"forgotten by a router", recovery, false, func(p *path, _ *stage) { p.forget() }},
+		{"forgotten by a router while idle", recovery, true, func(p *path, _ *stage) { p.forget() }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -87,6 +94,11 @@ func TestReconnects(t *testing.T) {
 			if err := said(old, "before"); err != nil {
 				t.Fatal(err)
 			}
+			if tt.idle {
+				_ = old.Close()
+				time.Sleep(keepIdle / 2)
+			}
+			time.Sleep(100 * time.Millisecond) // All is acknowledged: what a path repeats is a sign of life.
 			tt.harm(p, s)
 			began := time.Now()
 			if err := said(s.dial("n1", there), "after"); err != nil {
@@ -99,6 +111,98 @@ func TestReconnects(t *testing.T) {
 			s.eventually("session", func() bool { return len(c.Connected()) == 1 })
 		})
 	}
+}
+
+// TestSlowTarget takes longer for an answer than a peer may be silent: the
+// server asks, and the session stays.
+func TestSlowTarget(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, nil)
+	there := target(t, echo)
+	s.client("n1", func(c *Client) {
+		c.Allow = func(_ context.Context, target netip.AddrPort) (netip.AddrPort, error) {
+			time.Sleep(doubtAfter + time.Second)
+			return target, nil
+		}
+	})
+	s.eventually("session", func() bool { return len(s.Peers()) == 1 })
+	since := s.Peers()[0].Since
+	if err := said(s.dial("n1", there), "at last"); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), doubtAfter+500*time.Millisecond)
+	defer cancel()
+	if _, err := s.DialContext(ctx, "n1", there); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a caller that does not wait: %v", err)
+	}
+	if p := s.Peers(); len(p) != 1 || !p[0].Since.Equal(since) {
+		t.Errorf("the session of %s has become %v", since, p)
+	}
+}
+
+// TestMoved takes the address away from which a session was opened, and another
+// one.
+func TestMoved(t *testing.T) {
+	s := newStage(t, nil)
+	c, _ := s.client("n1")
+	s.dial("n1", target(t, echo))
+	since := s.Peers()[0].Since
+	c.Moved(func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") })
+	if err := said(s.dial("n1", target(t, echo)), "here"); err != nil || !s.Peers()[0].Since.Equal(since) {
+		t.Errorf("a session was ended without need (%v)", err)
+	}
+	began := time.Now()
+	c.Moved(func(netip.Addr) bool { return false })
+	s.eventually("another session", func() bool { p := s.Peers(); return len(p) == 1 && p[0].Since.After(began) })
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// TestRenewed has a peer try at once with its new certificate that was refused
+// with the old one.
+func TestRenewed(t *testing.T) {
+	s := newStage(t, nil)
+	var good atomic.Bool
+	s.Authorize = func(*http.Request) (string, error) {
+		if !good.Load() {
+			return "", errors.New("your certificate has expired")
+		}
+		return "n1", nil
+	}
+	var told notes
+	c, _ := s.client("n1", func(c *Client) { c.Notes = &told })
+	s.eventually("refusal", func() bool { return told.get("tunnel/"+s.address()) != "" })
+	time.Sleep(100 * time.Millisecond) // The pause has begun, of four seconds at least.
+	good.Store(true)
+	began := time.Now()
+	c.Renewed()
+	s.eventually("session", func() bool { return len(s.Peers()) == 1 })
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// TestExpires lets a session live no longer than its certificate.
+func TestExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		s := &session{wire: newWire(ours, ours)}
+		began := time.Now()
+		s.until(began.Add(90 * time.Minute))
+		if got := time.Since(began); got != 90*time.Minute || !errors.Is(s.wire.why(), errExpired) {
+			t.Errorf("it ended after %s: %v", got, s.wire.why())
+		}
+		for _, end := range []time.Time{{}, time.Now().Add(time.Hour)} {
+			s := &session{wire: newWire(ours, ours)}
+			time.AfterFunc(time.Minute, func() { s.wire.end(errPeerClosed) })
+			s.until(end)
+			if !errors.Is(s.wire.why(), errPeerClosed) {
+				t.Errorf("it ended because %v", s.wire.why())
+			}
+		}
+	})
 }
 
 // TestOldStreamsEnd checks that nobody waits for what a lost session carried.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -38,11 +39,16 @@ type Client struct {
 
 	mu   sync.Mutex
 	held map[string]held // by the server's identity; guarded by mu
+	// here ends when there is a reason to try again, leave ends it; both nil
+	// before they are needed, guarded by mu.
+	here  context.Context //nolint:containedctx // It is not a caller's.
+	leave context.CancelCauseFunc
 }
 
 // held is a server to which there is a session.
 type held struct {
 	server string
+	wire   *wire
 	freed  chan struct{} // closed when the session has ended
 }
 
@@ -65,7 +71,7 @@ func (c *Client) Connected() []string {
 
 // hold notes that there is a session with a server. If there is one already,
 // under another address, it returns what is closed when that has ended.
-func (c *Client) hold(id, server string) (taken <-chan struct{}) {
+func (c *Client) hold(id, server string, w *wire) (taken <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h, ok := c.held[id]; ok {
@@ -74,8 +80,46 @@ func (c *Client) hold(id, server string) (taken <-chan struct{}) {
 	if c.held == nil {
 		c.held = make(map[string]held)
 	}
-	c.held[id] = held{server, make(chan struct{})}
+	c.held[id] = held{server, w, make(chan struct{})}
 	return nil
+}
+
+// Moved ends the connections from addresses that this machine does not have any
+// more: nobody would answer there. Servers are then tried at once.
+func (c *Client) Moved(has func(netip.Addr) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range c.held {
+		if from, ok := h.wire.LocalAddr().(*net.TCPAddr); ok && !has(from.AddrPort().Addr().Unmap().WithZone("")) {
+			h.wire.end(errMoved)
+		}
+	}
+	c.again(errMoved)
+}
+
+// Renewed has servers tried at once that have refused the old certificate.
+func (c *Client) Renewed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.again(errRenewed)
+}
+
+// again wakes who waits to try again. The caller holds mu.
+func (c *Client) again(why error) {
+	if c.leave != nil {
+		c.leave(why)
+	}
+	c.here, c.leave = nil, nil
+}
+
+// place returns what ends when there is a reason to try again.
+func (c *Client) place() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.here == nil {
+		c.here, c.leave = context.WithCancelCause(context.Background())
+	}
+	return c.here
 }
 
 func (c *Client) release(id string) {

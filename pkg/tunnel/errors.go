@@ -48,6 +48,9 @@ func (e *RefusedError) Error() string {
 var (
 	errStopping   = errors.New("the tunnel is being stopped")
 	errReplaced   = errors.New("replaced by a newer session")
+	errExpired    = errors.New("the certificate that it was opened with has expired")
+	errRenewed    = errors.New("there is another certificate")
+	errMoved      = errors.New("this machine does not have the address any more from which it was opened")
 	errTooMany    = errors.New("too many sessions of the same peer")
 	errNoAnswer   = errors.New("the peer does not answer")
 	errPeerClosed = errors.New("the peer has closed it")

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"skiff/internal/backoff"
-	"skiff/internal/pause"
+	"skiff/pkg/pki"
 )
 
 // Pauses between attempts. The longest is short, since a session is to be back
@@ -62,10 +62,24 @@ func (l *link) run(ctx context.Context) {
 			}
 		}
 		l.report(err)
-		if !pause.For(ctx, l.patience(pauses.Next(), time.Since(began), err)) {
+		if !rest(ctx, l.place(), l.patience(pauses.Next(), time.Since(began), err)) {
 			return
 		}
 	}
+}
+
+// rest waits, but not for longer than there is no reason to try again. It
+// returns false when ctx ends.
+func rest(ctx, place context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-place.Done():
+	case <-timer.C:
+	}
+	return true
 }
 
 // patience is how long to wait after an attempt. One that has taken its time,
@@ -88,7 +102,7 @@ func (l *link) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if taken := l.hold(id, l.server); taken != nil {
+	if taken := l.hold(id, l.server, w); taken != nil {
 		_ = w.Close() // Nothing has happened on it.
 		return &sameError{taken}
 	}
@@ -113,6 +127,14 @@ func (*sameError) Error() string { return "the server is connected under another
 func (l *link) connect(ctx context.Context) (_ *wire, id string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
 	defer cancel()
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	place := l.place()
+	defer context.AfterFunc(place, func() {
+		if why := context.Cause(place); errors.Is(why, errMoved) {
+			leave(why)
+		}
+	})()
 	conf, err := l.TLS()
 	if err != nil {
 		return nil, "", fmt.Errorf("prepare TLS: %w", err)
@@ -137,11 +159,11 @@ func (l *link) connect(ctx context.Context) (_ *wire, id string, err error) {
 			_ = c.Close() // It was of no use.
 		}
 	}()
-	if err := tune(c); err != nil {
+	if err := errors.Join(tune(c), watch(c, true)); err != nil {
 		return nil, "", err
 	}
 	if err := c.HandshakeContext(ctx); err != nil {
-		return nil, "", err //nolint:wrapcheck // It begins with "tls:" or "remote error".
+		return nil, "", pki.Foreign(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Now()) }) // Fails on a closed connection only.
 	reader, id, err := l.upgrade(c)

@@ -24,6 +24,11 @@ const (
 	waitLately = 5 * time.Second
 	waitGone   = time.Second
 	lately     = time.Minute
+	// waitFound is for a peer whose session was just found dead: it will find out
+	// as well, and come again.
+	waitFound = unackedTimeout + time.Second
+	// lookAtClock is how often sessions look whether their time is over.
+	lookAtClock = time.Hour
 	// remembered bounds how many peers without a session are known.
 	remembered = 10_000
 )
@@ -151,9 +156,9 @@ func (s *Server) DialContext(ctx context.Context, peer, target string) (net.Conn
 	if _, err := parseTarget(target); err != nil {
 		return nil, fmt.Errorf("dial through %s: %w", peer, err)
 	}
-	began := time.Now()
+	began, least := time.Now(), time.Duration(0)
 	for {
-		session, err := s.await(ctx, peer, began)
+		session, err := s.await(ctx, peer, began, least)
 		if err != nil {
 			return nil, err
 		}
@@ -167,18 +172,19 @@ func (s *Server) DialContext(ctx context.Context, peer, target string) (net.Conn
 		// The session has ended; the next may be there already.
 		s.Logger.Debug("a session was found dead by its use", "peer", peer, "error", err)
 		s.drop(session)
-		began = time.Now()
+		began, least = time.Now(), waitFound
 	}
 }
 
-// await returns the newest session of a peer.
-func (s *Server) await(ctx context.Context, name string, began time.Time) (*session, error) {
+// await returns the newest session of a peer. It waits for one as long as is
+// worth it, and no less than it is told.
+func (s *Server) await(ctx context.Context, name string, began time.Time, least time.Duration) (*session, error) {
 	for {
 		newest, came, patience, gone := s.newest(name)
 		if newest != nil {
 			return newest, nil
 		}
-		t := time.NewTimer(time.Until(began.Add(patience)))
+		t := time.NewTimer(time.Until(began.Add(max(patience, least))))
 		select {
 		case <-came:
 			t.Stop()

@@ -28,6 +28,7 @@ type session struct {
 
 	mu     sync.Mutex
 	closed bool // no stream is added any more; guarded by mu
+	open   int  // streams; guarded by mu
 }
 
 // newTransport returns HTTP/2's settings for all sessions.
@@ -77,12 +78,58 @@ func (s *session) run(f func()) bool {
 	return true
 }
 
-// probe ends the session unless the peer answers on it.
-func (s *session) probe(ctx context.Context) {
+// stream is run for what takes a stream's data. As long as there is one, its
+// user has to be told soon when the peer has gone.
+func (s *session) stream(f func()) bool {
+	return s.run(func() {
+		s.count(1)
+		defer s.count(-1)
+		f()
+	})
+}
+
+func (s *session) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.open
+	s.open += n
+	if (before == 0) == (s.open == 0) || s.closed {
+		return
+	}
+	if err := watch(s.wire.Conn, s.open > 0); err != nil {
+		s.wire.end(err)
+	}
+}
+
+// probe ends the session, for that reason, unless the peer answers on it.
+func (s *session) probe(ctx context.Context, cause error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if err := s.h2.Ping(ctx); err != nil {
-		s.wire.end(errReplaced)
+		s.wire.end(cause)
+	}
+}
+
+// until waits for the session's end, and ends it when its time is over. The
+// clock may be set meanwhile.
+func (s *session) until(end time.Time) {
+	if end.IsZero() {
+		<-s.wire.done
+		return
+	}
+	for {
+		left := time.Until(end)
+		if left <= 0 {
+			s.wire.end(errExpired)
+			return
+		}
+		t := time.NewTimer(min(left, lookAtClock))
+		select {
+		case <-s.wire.done:
+			t.Stop()
+			return
+		case <-t.C:
+		}
 	}
 }
 
@@ -94,6 +141,8 @@ func (s *session) dial(ctx context.Context, target string) (net.Conn, error) {
 	c := &conn{peer: s.peer, target: target, cancel: cancel}
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
 	late := time.AfterFunc(answerTimeout, func() { cancel(errNoAnswer) })
+	doubt := time.AfterFunc(doubtAfter, func() { s.run(func() { s.probe(context.WithoutCancel(stream), errNoAnswer) }) })
+	defer doubt.Stop()
 	req := (&http.Request{
 		Method: http.MethodConnect, URL: &url.URL{Scheme: "http", Host: target}, Host: target,
 		Header: http.Header{}, Body: body{c},
@@ -105,7 +154,7 @@ func (s *session) dial(ctx context.Context, target string) (net.Conn, error) {
 	if cause := context.Cause(stream); cause != nil {
 		err = errors.Join(err, closeBody(resp), cause)
 	}
-	if err == nil && resp.StatusCode == http.StatusOK && s.run(func() { c.receive(resp) }) {
+	if err == nil && resp.StatusCode == http.StatusOK && s.stream(func() { c.receive(resp) }) {
 		return c, nil
 	}
 	defer cancel(nil)

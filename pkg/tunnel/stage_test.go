@@ -12,8 +12,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stage is a Server behind TLS. The last element of a path is the peer's name.
@@ -196,19 +199,21 @@ func said(c net.Conn, text string) error {
 // path is a way to a server that can be broken.
 type path struct {
 	net.Listener
+	t     testing.TB
 	mu    sync.Mutex
-	hole  bool              // nothing passes, nothing is said; guarded by mu
-	conns map[net.Conn]bool // true: nothing passes any more; guarded by mu
+	conns map[net.Conn]bool // guarded by mu
 }
 
 // newPath relays to a server.
 func newPath(t testing.TB, server string) *path {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // It would take no filter, see deafen.
+	l, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &path{Listener: l, conns: map[net.Conn]bool{}}
+	p := &path{Listener: l, t: t, conns: map[net.Conn]bool{}}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -238,7 +243,7 @@ func (p *path) add(conns ...net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range conns {
-		p.conns[c] = false
+		p.conns[c] = true
 	}
 }
 
@@ -251,12 +256,6 @@ func (p *path) relay(from, to net.Conn) {
 		if err != nil {
 			return
 		}
-		p.mu.Lock()
-		hole := p.hole || p.conns[from]
-		p.mu.Unlock()
-		if hole {
-			continue
-		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
@@ -267,7 +266,10 @@ func (p *path) relay(from, to net.Conn) {
 func (p *path) swallow(hole bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hole = hole
+	p.deafen(p.Listener, hole)
+	for c := range p.conns {
+		p.deafen(c, hole)
+	}
 }
 
 // forget does what a router does that has lost its state: connections that
@@ -276,7 +278,28 @@ func (p *path) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		p.conns[c] = true
+		p.deafen(c, true)
+	}
+}
+
+// deafen has the kernel drop every packet that comes to a socket, so that the
+// sender is not even told that it came; or not any more.
+func (p *path) deafen(socket any, deaf bool) {
+	raw, err := socket.(syscall.Conn).SyscallConn()
+	if err != nil {
+		p.t.Error(err)
+		return
+	}
+	none := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	_ = raw.Control(func(fd uintptr) { // It fails for what is closed.
+		if deaf {
+			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &none})
+		} else if err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0); errors.Is(err, unix.ENOENT) {
+			err = nil
+		}
+	})
+	if err != nil {
+		p.t.Errorf("make a path a hole: %v", err)
 	}
 }
 

@@ -20,16 +20,25 @@ const Protocol = "skiff-tunnel/1"
 
 // Times and sizes of a session. DESIGN.md says how they hang together.
 const (
-	// pingEvery is the silence after which a peer asks whether its server is
-	// there; the server only asks when that question did not come.
-	pingEvery       = 8 * time.Second
-	pingTimeout     = 4 * time.Second
-	serverPingEvery = pingEvery + 3*time.Second
-	// probeTimeout is what an older session of a peer has to prove itself in
-	// when a newer one comes.
-	probeTimeout = 3 * time.Second
+	// keepIdle is the silence after which the kernel asks the other kernel whether
+	// it knows of the connection, every keepEvery until unackedTimeout has passed
+	// since its last sign: a peer at all times, a server while there are streams.
+	keepIdle  = 4 * time.Second
+	keepEvery = time.Second
 	// unackedTimeout is how long the kernel waits for data to be acknowledged.
-	unackedTimeout = 10 * time.Second
+	unackedTimeout = 8 * time.Second
+	// pingEvery is the silence after which a peer asks its server itself. There
+	// may be relays in between, which answer the kernel, and close what is idle;
+	// the server only asks when that question did not come.
+	pingEvery       = 45 * time.Second
+	pingTimeout     = 5 * time.Second
+	serverPingEvery = pingEvery + 15*time.Second
+	// doubtAfter is how long a peer may be silent about a stream before the
+	// server asks whether it is there at all.
+	doubtAfter = 1500 * time.Millisecond
+	// probeTimeout is what a session has to prove itself in: one that is in
+	// doubt, or an older one of a peer when a newer one comes.
+	probeTimeout = 3 * time.Second
 	// connectTimeout bounds one attempt to connect, so that one that began
 	// before the network came back does not keep the next waiting.
 	connectTimeout = 5 * time.Second

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -75,6 +77,17 @@ func TestStrangers(t *testing.T) {
 	if told, ok := errors.AsType[*RefusedError](err); !ok || told.Status != http.StatusForbidden || told.Message != "nobody knows you" {
 		t.Errorf("a stranger got %v", err)
 	}
+	var notes notes
+	c.Notes, c.TLS = &notes, func() (*tls.Config, error) {
+		return &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS13}, nil
+	}
+	if _, _, err = l.connect(t.Context()); err == nil {
+		t.Fatal("a server of another authority was believed")
+	}
+	l.report(err)
+	if got := notes.get(l.noteKey()); !strings.Contains(got, "another authority (O=Acme Co, key ") {
+		t.Errorf("of a server of another authority status says %q", got)
+	}
 	resp, err := s.https.Client().Get("https://" + s.address() + "/connect/n1")
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +99,18 @@ func TestStrangers(t *testing.T) {
 	if peers := s.Peers(); peers != nil {
 		t.Errorf("connected: %v", peers)
 	}
+}
+
+// notes collects what a person would be told.
+type notes struct{ all sync.Map }
+
+func (n *notes) Set(key, message string) { n.all.Store(key, message) }
+func (n *notes) Clear(key string)        { n.all.Delete(key) }
+
+func (n *notes) get(key string) string {
+	text, _ := n.all.Load(key)
+	s, _ := text.(string)
+	return s
 }
 
 // TestEnds checks what each side sees of the other's ends.

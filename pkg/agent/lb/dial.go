@@ -30,12 +30,12 @@ const (
 	holdMax   = time.Second
 
 	// deadAfter is how long a server may leave unanswered what was sent to it.
-	deadAfter = 9 * time.Second
+	deadAfter = 8 * time.Second
 	// The one connection to each server that looks out for its end asks, when it
 	// is silent, after lookoutIdle; the others leave it to that one. Where a
 	// tunnel does the same it rests as well, until that is lost (Watched).
 	lookoutIdle  = 5 * time.Second
-	lookoutEvery = 2 * time.Second
+	lookoutEvery = time.Second
 	doubtEvery   = time.Second
 	restingIdle  = 2 * time.Minute
 	restingEvery = 10 * time.Second
