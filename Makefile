@@ -77,10 +77,14 @@ test: bin/skiff ## Everything CI runs: vet, unit tests, e2e and fuzzing (root).
 # What strangers can send to a server: one minute each.
 FUZZ := pkg/token:FuzzParse pkg/join:FuzzRequest pkg/join:FuzzHandlers pkg/tunnel:FuzzTarget pkg/tunnel:FuzzAnswer pkg/tunnel:FuzzExit
 FUZZTIME ?= 60
+# What a disk may hold. (FuzzReplay of the same is not here: for that all of Kubernetes' clients would be compiled once more.)
+FUZZDISK := pkg/agent/offline/journal:FuzzOpen
+FUZZDISKTIME ?= 20
 
 .PHONY: fuzz
-fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60 seconds each.
+fuzz: | $(NEEDS) ## Fuzz what strangers can send to a server, FUZZTIME=60 seconds each, and what is read from disks.
 	scripts/fuzz.sh $(FUZZTIME) $(FUZZ)
+	scripts/fuzz.sh $(FUZZDISKTIME) $(FUZZDISK)
 
 .PHONY: unit
 unit: | $(NEEDS) ## The tests beside the code.

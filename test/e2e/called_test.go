@@ -16,8 +16,9 @@ import (
 )
 
 // called makes the API server call a pod of the agent: as a webhook, as an
-// aggregated API, and through the proxies of the API.
-func called(t *testing.T, s *space) {
+// aggregated API, and through the proxies of the API; with the mode cluster also
+// one in the host's network.
+func called(t *testing.T, s *space, mode string) {
 	cert, key := selfSigned(t, "callee."+s.ns+".svc")
 	b64 := func(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
 	s.apply(strings.NewReplacer("NS", s.ns, "CERT", b64(cert), "KEY", b64(key)).Replace(calleeApp))
@@ -39,13 +40,19 @@ func called(t *testing.T, s *space) {
 	contains(t, "the pod through the proxy of the API", s.Kubectl("get", "--raw", "/api/v1/namespaces/"+s.ns+"/pods/far:8080/proxy/proxied"), "/proxied")
 	contains(t, "the Service through the proxy of the API",
 		s.Kubectl("get", "--raw", "/api/v1/namespaces/"+s.ns+"/services/https:callee:443/proxy/apis/tool.skiff.test/v1"), "APIResourceList")
+	if mode == "cluster" {
+		calledOnHost(t, s)
+	}
+	s.Kubectl("delete", "apiservice", "v1.tool.skiff.test")
+	s.Kubectl("delete", "mutatingwebhookconfiguration", "callee")
+}
+
+func calledOnHost(t *testing.T, s *space) {
 	// A pod in the host's network is reached at the ports it declares.
 	r := s.Exec("skiff", "kubectl", "get", "--raw", "/api/v1/namespaces/"+s.ns+"/pods/host:8081/proxy/hosted")
 	contains(t, "a pod in the host's network", r.Stdout, "/hosted")
 	r = s.Exec("skiff", "kubectl", "get", "--raw", "/api/v1/namespaces/"+s.ns+"/pods/host:8082/proxy/")
 	contains(t, "a port that the pod does not declare", r.Stderr, "is not the address of a pod")
-	s.Kubectl("delete", "apiservice", "v1.tool.skiff.test")
-	s.Kubectl("delete", "mutatingwebhookconfiguration", "callee")
 }
 
 // selfSigned returns a certificate for a name, and its key, in PEM.

@@ -106,7 +106,11 @@ func agentMoves(t *testing.T, s *space, agent *hosts.Host) {
 			return err
 		})
 		one.eventually("the NodePort at "+addr, func() error { return answersOK(s.Network(), "http://"+addr+":30090/") })
-		t.Logf("%s is everywhere after %s", addr, time.Since(begin).Round(10*time.Millisecond))
+		took := time.Since(begin).Round(10 * time.Millisecond)
+		t.Logf("%s is everywhere after %s", addr, took)
+		if took > recovery {
+			t.Errorf("it took %s until all had followed, want %s at most", took, recovery)
+		}
 	}
 	one.sameContainers("the agent's changes of address", before)
 }

@@ -73,6 +73,7 @@ func TestExpiry(t *testing.T) {
 		s.sameContainers(after, before)
 	}
 	everywhere("renewals")
+	contains(t, "the server's log", server.Log(), "the certificate that it was opened with has expired")
 
 	server.Kill9()
 	agent.Kill9()

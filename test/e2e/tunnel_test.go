@@ -42,6 +42,7 @@ func TestTunnel(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) { step.do(t, s.of(t), agent.For(t)) })
 	}
 	t.Run("the network is cut", func(t *testing.T) { cut(t, s.of(t), agent.For(t), blackhole()) })
+	t.Run("a router forgets", func(t *testing.T) { strand(t, s.of(t), agent.For(t)) })
 	t.Run("half-open connections", func(t *testing.T) { halfOpen(t, s.of(t), agent.For(t)) })
 	t.Run("the server moves", func(t *testing.T) { elsewhere(t, s.of(t), agent.For(t)) })
 	if t.Failed() {
@@ -52,7 +53,7 @@ func TestTunnel(t *testing.T) {
 	server.StartServer("--tls-san", serverName, "--egress-selector-mode", "cluster")
 	server.WaitReady()
 	s = &space{Host: server.For(t), t: t, kube: server.Kube(), ns: s.ns}
-	t.Run("webhook and aggregated API", func(t *testing.T) { called(t, s.of(t)) })
+	t.Run("webhook and aggregated API", func(t *testing.T) { called(t, s.of(t), "cluster") })
 }
 
 // serverName is by what the agent knows its server; the address is in its hosts
@@ -221,6 +222,14 @@ func recovers(t *testing.T, s *space, what string) {
 		t.Errorf("%s: exec worked again after %s, want at most %s: %v", what, took, recovery, err)
 	}
 	t.Logf("%s exec worked again after %s", what, took)
+}
+
+// strand has a router forget all connections of the agent: neither end is told.
+func strand(t *testing.T, s *space, agent *hosts.Host) {
+	for range 2 { // with the connection of a while ago, and with a new one
+		agent.Strand()
+		recovers(t, s, "with connections that a router has forgotten")
+	}
 }
 
 // halfOpen starts the server anew without the agent's noticing.

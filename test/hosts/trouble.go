@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,17 +13,20 @@ import (
 	"strings"
 )
 
-// trouble is what is wrong with a host's network: rules of nftables in the
-// host's own namespace, in tables of their own. A power cut does not end it.
+// trouble is what is wrong with a host's network: rules of nftables in tables of
+// their own. A power cut does not end it.
 //
-// Loss and cuts work on the frames of eth0 in both directions, below all of the
-// host's own firewall, so that they hold for pods' packets, too, whatever
-// carries them. Delay is not to be had: it takes the kernel's netem queue, or
+// Loss and cuts work on frames, those that come where eth0 takes them in, and
+// those that go where the switch does: below all of the host's own firewall, so
+// that they hold for pods' packets, too, whatever carries them, and so that the
+// host does not know. (Of a packet that eth0 itself does not send, TCP is told.)
+// Delay is not to be had: it takes the kernel's netem queue, or
 // nftables' queue statement, and the kernels this has to run on have neither.
 type trouble struct {
 	cuts    map[string]net.HardwareAddr // by the other host's id
 	inbound bool                        // drop what arrives, unless it is an answer
 	loss    int                         // percent, each way
+	stray   [][2]string                 // ports of connections that lead nowhere, the host's first
 }
 
 // Cut drops all packets between the two hosts, silently and both ways, until
@@ -64,6 +68,30 @@ func (h *Host) Loss(percent int) {
 	h.changeTrouble(func(tr *trouble) { tr.loss = percent })
 }
 
+// Strand drops, silently and both ways, every packet of the TCP connections
+// that the host has with others at this moment, as a router does that has lost
+// its state. New connections pass. Called again it is about those of then.
+func (h *Host) Strand() {
+	h.t.Helper()
+	var stray [][2]string
+	for line := range strings.Lines(h.Run("sh", "-c", "cat /proc/net/tcp*")) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[3] != established {
+			continue
+		}
+		_, here, _ := strings.Cut(f[1], ":")
+		address, there, _ := strings.Cut(f[2], ":")
+		if strings.HasSuffix(address, "7F") || strings.HasSuffix(address, "0000000001000000") { // 127.x.x.x, ::1
+			continue
+		}
+		stray = append(stray, [2]string{"0x" + here, "0x" + there})
+	}
+	h.changeTrouble(func(tr *trouble) { tr.stray = stray })
+}
+
+// established is a state in /proc/net/tcp.
+const established = "01"
+
 func (h *Host) changeTrouble(change func(*trouble)) {
 	h.t.Helper()
 	h.mu.Lock()
@@ -81,24 +109,25 @@ func (h *Host) changeTrouble(change func(*trouble)) {
 // applyTrouble makes the kernel's rules those of h.trouble.
 func (h *Host) applyTrouble(m *machine) error {
 	h.mu.Lock()
-	rules := h.trouble.rules()
-	clean := !m.troubled && rules == ""
-	m.troubled = rules != ""
+	here, port := h.trouble.rules(m.port)
+	clean := !m.troubled && here+port == ""
+	m.troubled = here+port != ""
 	h.mu.Unlock()
 	if clean {
 		return nil
 	}
-	var reset strings.Builder
-	for _, table := range []string{"netdev " + troubleTable, "inet " + troubleTable} {
-		fmt.Fprintf(&reset, "add table %[1]s\ndelete table %[1]s\n", table)
-	}
-	return m.nft(h.t, reset.String()+rules)
+	again := func(table string) string { return fmt.Sprintf("add table %[1]s\ndelete table %[1]s\n", table) }
+	return errors.Join(
+		nft(h.t, m.netns, again("netdev "+troubleTable)+again("inet "+troubleTable)+here),
+		nft(h.t, h.network.ns, again("netdev "+m.port)+port),
+	)
 }
 
 const troubleTable = "skiff-test"
 
-// rules is the input of nft, "" for none.
-func (tr *trouble) rules() string {
+// rules are the inputs of nft for the host and for its port of the switch, ""
+// for none.
+func (tr *trouble) rules(port string) (here, atPort string) {
 	var in, out, text strings.Builder
 	for _, id := range slices.Sorted(maps.Keys(tr.cuts)) {
 		fmt.Fprintf(&in, "ether saddr %s drop\n", tr.cuts[id])
@@ -108,16 +137,19 @@ func (tr *trouble) rules() string {
 		fmt.Fprintf(&in, "numgen random mod 100 < %d drop\n", tr.loss)
 		fmt.Fprintf(&out, "numgen random mod 100 < %d drop\n", tr.loss)
 	}
-	if in.Len() > 0 {
-		fmt.Fprintf(&text, `table netdev %s {
+	for _, ports := range tr.stray {
+		fmt.Fprintf(&in, "tcp sport %s tcp dport %s drop\n", ports[1], ports[0])
+		fmt.Fprintf(&out, "tcp sport %s tcp dport %s drop\n", ports[0], ports[1])
+	}
+	const frames = `table netdev %s {
 chain in {
 type filter hook ingress device %s priority 0
 %s}
-chain out {
-type filter hook egress device %[2]s priority 0
-%[4]s}
 }
-`, troubleTable, nic, in.String(), out.String())
+`
+	if in.Len() > 0 {
+		fmt.Fprintf(&text, frames, troubleTable, nic, in.String())
+		atPort = fmt.Sprintf(frames, port, port, out.String())
 	}
 	if tr.inbound {
 		// After connection tracking, before the host's own rules. Neighbours
@@ -131,19 +163,19 @@ iifname %[2]s ct state != { established, related } drop
 }
 `, troubleTable, nic)
 	}
-	return text.String()
+	return text.String(), atPort
 }
 
-// nft runs nft within the host's network namespace, with the text as input. It
-// is the payload's own, so that the machine needs none.
-func (m *machine) nft(t T, text string) error {
+// nft runs nft within a network namespace, with the text as input. It is the
+// payload's own, so that the machine needs none.
+func nft(t T, ns *os.File, text string) error {
 	program := filepath.Join(Root(t), "build", "payload", "nft")
 	if _, err := os.Stat(program); err != nil {
 		if program, err = exec.LookPath("nft"); err != nil {
 			return fmt.Errorf("find nft: neither in build/payload nor in PATH (run `make`): %w", err)
 		}
 	}
-	return inNamespace(m.netns, func() error {
+	return inNamespace(ns, func() error {
 		// Not by the init: a program in the machine's directories may be hidden
 		// from the host.
 		cmd := exec.Command(program, "-f", "-")

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -128,6 +129,26 @@ func TestCutAndHeal(t *testing.T) {
 	}
 	b.Heal(a)
 	check("healed", false)
+}
+
+func TestStrand(t *testing.T) {
+	n := NewNetwork(t)
+	a, b := New(t, busybox(t), On(n)), New(t, busybox(t), On(n))
+	serve(t, a)
+	conn, err := b.DialContext(t.Context(), "tcp", net.JoinHostPort(a.Addr(), "8080"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b.Strand()
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Errorf("write to a connection that leads nowhere: %v", err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read from a connection that leads nowhere: %d bytes, %v", n, err)
+	}
+	answers(t, "a new connection to pass", b, a.Addr())
 }
 
 func TestDropInbound(t *testing.T) {
