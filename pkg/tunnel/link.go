@@ -148,7 +148,7 @@ func (l *link) connect(ctx context.Context) (_ *wire, id string, err error) {
 	if conf.ServerName == "" {
 		conf.ServerName = host
 	}
-	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, "tcp", l.server)
+	raw, err := dial(ctx, l.server)
 	if err != nil {
 		return nil, "", withCause(ctx, err)
 	}
