@@ -38,6 +38,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if err != nil {
 		return nil, err
 	}
+	p.status.Nodes = srv.Nodes
 	refs := srv.AddTo(g)
 	if cfg.Server.DisableAgent {
 		// Otherwise the node sees to it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"os/signal"
@@ -24,6 +25,10 @@ import (
 
 // stopLimit is how long an orderly stop may take in all.
 const stopLimit = 10 * time.Second
+
+// recentLog is how much of the log is kept in memory, in bytes: of a start all,
+// of a quiet machine days.
+const recentLog = 128 << 10
 
 // command is in what the commands differ that run skiff until it is stopped.
 type command struct {
@@ -46,6 +51,8 @@ type parts struct {
 	// fail stops the whole process with an error, for code of others that
 	// wants to exit.
 	fail func(error)
+	// status is not running yet.
+	status *status.Server
 }
 
 // serve runs skiff until a signal or a failure ends it. The first SIGTERM or
@@ -65,7 +72,8 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	if err := searchPayloadFirst(cfg); err != nil {
 		return err
 	}
-	logger, logFile, err := log.New(log.Options{Debug: cfg.Log.Debug, File: cfg.Log.File, Writer: stderr})
+	recent := &log.Recent{Size: recentLog}
+	logger, logFile, err := log.New(log.Options{Debug: cfg.Log.Debug, File: cfg.Log.File, Writer: stderr, Recent: recent})
 	if err != nil {
 		return fmt.Errorf("open --log: %w", err)
 	}
@@ -79,7 +87,10 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	if err := c.before(ctx, parts{logger: logger, notes: notes}); err != nil || ctx.Err() != nil {
 		return err
 	}
-	g.Add(statusServer(cfg, g, notes, c.requests, logger))
+	requests := map[string]http.Handler{"GET " + status.LogPath: recent}
+	maps.Copy(requests, c.requests)
+	socket := statusServer(cfg, g, notes, requests, logger)
+	g.Add(socket)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	failures := make(chan error, 1)
@@ -92,7 +103,7 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		}
 		cancel(err)
 	}
-	closeAll, err := c.compose(g, parts{logger: logger, notes: notes, fail: fail})
+	closeAll, err := c.compose(g, parts{logger: logger, notes: notes, fail: fail, status: socket})
 	if err != nil {
 		return err
 	}

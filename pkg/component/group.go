@@ -27,6 +27,7 @@ type Group struct {
 	spawn    func(*node)             // starts a node's life with the values of Run's ctx
 	cancel   context.CancelCauseFunc // begins the stop
 	cause    error                   // why the Group stops; set before stop is closed
+	changed  chan struct{}           // closed at the next change of a Status; nil if nobody waits
 	errs     []error
 }
 
@@ -148,6 +149,17 @@ func (g *Group) Run(ctx context.Context) error {
 // Ready is closed when all components added so far have been ready at the same
 // time for the first time.
 func (g *Group) Ready() <-chan struct{} { return g.ready }
+
+// Changed returns a channel that is closed when the Status of a component has
+// another state, message or number of restarts than at the time of the call.
+func (g *Group) Changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.changed == nil {
+		g.changed = make(chan struct{})
+	}
+	return g.changed
+}
 
 // Status returns a snapshot of all components in the order they were added.
 func (g *Group) Status() []Status {

@@ -252,8 +252,13 @@ func (n *node) allDependents() []*node {
 func (n *node) update(change func(*Status)) {
 	n.group.mu.Lock()
 	defer n.group.mu.Unlock()
+	before := n.status
 	change(&n.status)
 	n.group.updateReady()
+	if now := n.status; n.group.changed != nil && (now.State != before.State || now.Message != before.Message || now.Restarts != before.Restarts) {
+		close(n.group.changed)
+		n.group.changed = nil
+	}
 }
 
 func (n *node) enter(s State, message string) {

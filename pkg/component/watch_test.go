@@ -197,3 +197,36 @@ func TestStatusJSON(t *testing.T) {
 		t.Error("an unknown state is accepted")
 	}
 }
+
+// TestChanged wakes who waits for news, and only then.
+func TestChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t)
+		missing := atomic.Pointer[error]{}
+		cold := errors.New("cold")
+		missing.Store(&cold)
+		s.Add(component.Func("a", untilDone, func(context.Context) error { return *missing.Load() }))
+		stop := s.run()
+		defer func() {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		}()
+		time.Sleep(time.Second)
+		news := s.Changed()
+		time.Sleep(time.Minute)
+		select {
+		case <-news:
+			t.Error("news although the same is missing")
+		default:
+		}
+		warm := errors.New("warm")
+		missing.Store(&warm)
+		time.Sleep(time.Minute)
+		select {
+		case <-news:
+		default:
+			t.Error("no news although something else is missing")
+		}
+	})
+}

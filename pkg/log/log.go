@@ -15,6 +15,7 @@ type Options struct {
 	Debug  bool      // records of level Debug too
 	File   string    // append to this file as well; created 0640
 	Writer io.Writer // default: standard error
+	Recent *Recent   // given everything, too; may be nil
 }
 
 // New returns a logger and what closes its file. The logger must not be used
@@ -31,6 +32,9 @@ func New(o Options) (*slog.Logger, io.Closer, error) {
 			return nil, nil, fmt.Errorf("open log file: %w", err)
 		}
 		w, closer = both{w, f}, f
+	}
+	if o.Recent != nil {
+		w = both{w, o.Recent}
 	}
 	level := slog.LevelInfo
 	if o.Debug {

@@ -7,6 +7,18 @@ import "path/filepath"
 const (
 	// ResolvConf is the C library's resolver configuration.
 	ResolvConf = "/etc/resolv.conf"
+	// Hosts and OSRelease are read by people who help.
+	Hosts     = "/etc/hosts"
+	OSRelease = "/etc/os-release"
+	// K3s' places, which `skiff migrate-k3s` reads.
+	K3sData         = "/var/lib/rancher/k3s"
+	K3sEtc          = "/etc/rancher/k3s"
+	K3sNodePassword = "/etc/rancher/node/password"
+	K3sRun          = "/run/k3s"
+	// SystemdUnits and OpenRCUnits are where services of the administrator are.
+	SystemdUnits = "/etc/systemd/system"
+	OpenRCUnits  = "/etc/init.d"
+	OpenRCConf   = "/etc/conf.d"
 	// SystemdResolvConf is where systemd-resolved keeps the servers behind
 	// its stub on 127.0.0.53.
 	SystemdResolvConf = "/run/systemd/resolve/resolv.conf"

@@ -19,6 +19,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/mux"
 	"k8s.io/apiserver/pkg/server/routes"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/component-base/metrics/prometheus/slis"
 
@@ -70,8 +71,9 @@ type Server struct {
 	datastore datastore.Datastore
 	events    datastore.Datastore // nil if they are kept with everything else
 	api       *apiserver.APIServer
-	tunnel    *tunnel.Server   // of the nodes; nil if there is none
-	tunnels   []*tunnel.Server // all: the modules have their own
+	tunnel    *tunnel.Server              // of the nodes; nil if there is none
+	tunnels   []*tunnel.Server            // all: the modules have their own
+	reader    func() kubernetes.Interface // of the API; it returns nil before there is one
 	bundled   []fs.FS
 	added     []addition
 }
@@ -106,6 +108,7 @@ func New(cfg config.Completed, o Options) (_ *Server, err error) {
 		return nil, errors.New("invalid --kube-cloud-controller-manager-arg: skiff's node controller has no flags")
 	}
 	s := &Server{cfg: cfg, o: o, bundled: []fs.FS{manifests.FS}}
+	s.reader = s.client()
 	s.identity, err = newIdentity(cfg, o.Addresses, o.Clock, s.client(), o.Logger.With("component", "certificates"))
 	if err != nil {
 		return nil, err

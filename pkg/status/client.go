@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -25,18 +26,39 @@ type Client struct {
 	Socket string // paths.Layout.StatusSocket
 }
 
+// answerError says that somebody answered, and not what was hoped for.
+type answerError struct{ text string }
+
+// Error names path and status.
+func (e *answerError) Error() string { return e.text }
+
 // Get returns the report as it is now. If nobody answers at the socket the
 // error is ErrNotRunning.
 func (c *Client) Get(ctx context.Context) (*Report, error) {
+	body, err := c.Open(ctx, "/status")
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	var r Report
+	if err := json.NewDecoder(body).Decode(&r); err != nil {
+		return nil, fmt.Errorf("read status from %s: %w", c.Socket, err)
+	}
+	return &r, nil
+}
+
+// Open asks for a path of the socket and returns the answer, which the caller
+// closes. If nobody answers the error is ErrNotRunning.
+func (c *Client) Open(ctx context.Context, path string) (io.ReadCloser, error) {
 	tr := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", c.Socket)
 		},
 		DisableKeepAlives: true,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://skiff/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://skiff"+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask for status: %w", err)
+		return nil, fmt.Errorf("ask for %s: %w", path, err)
 	}
 	resp, err := tr.RoundTrip(req)
 	switch {
@@ -45,17 +67,13 @@ func (c *Client) Get(ctx context.Context) (*Report, error) {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("%w (nobody listens on %s)", ErrNotRunning, c.Socket)
 	case err != nil:
-		return nil, fmt.Errorf("ask %s for status: %w", c.Socket, err)
+		return nil, fmt.Errorf("ask %s for %s: %w", c.Socket, path, err)
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask %s for status: %s", c.Socket, resp.Status)
+		err := &answerError{fmt.Sprintf("ask %s for %s: %s", c.Socket, path, resp.Status)}
+		return nil, errors.Join(err, resp.Body.Close())
 	}
-	var r Report
-	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
-		return nil, fmt.Errorf("read status from %s: %w", c.Socket, err)
-	}
-	return &r, nil
+	return resp.Body, nil
 }
 
 // askLimit bounds one question of Wait, so that a skiff which hangs does not

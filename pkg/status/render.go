@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"skiff/pkg/component"
@@ -23,51 +22,74 @@ func WriteJSON(w io.Writer, r *Report) error {
 }
 
 // WriteText writes the report as a person reads it: one line on the whole, a
-// table of the components, then the notes. Times are relative to now.
-func WriteText(w io.Writer, r *Report, now time.Time) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, headline(r, now))
-	if w := r.Wear; w != nil {
-		fmt.Fprintf(t, "writes to disk: %.1f MB in the last %s, %.0f MB a day\n", float64(w.Bytes)/1e6, age(w.Window), float64(w.PerDay)/1e6)
-	}
-	fmt.Fprintln(t)
-	fmt.Fprintln(t, "COMPONENT\tSTATE\tSINCE\tREADY AFTER\tRESTARTS\tWHY")
-	for _, c := range r.Components {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", c.Name, c.State, age(now.Sub(c.Since)),
-			readyAfter(c.ReadyAfter), c.Restarts, firstLine(c.Message))
-	}
-	if len(r.AddOns) > 0 {
-		fmt.Fprintln(t)
-		fmt.Fprintln(t, "ADDON\tSTATE\tSINCE\tOBJECTS\tSOURCE\tWHY")
-		for _, a := range r.AddOns {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\n", a.Name, a.State, age(now.Sub(a.Since)), a.Objects, a.Source, firstLine(a.Message))
-		}
-	}
-	notes := slices.DeleteFunc(slices.Clone(r.Notes), func(n Note) bool {
-		return len(r.AddOns) > 0 && strings.HasPrefix(n.Key, ManifestNote) // It says what the AddOn's line says.
-	})
-	if len(notes) > 0 {
-		fmt.Fprintln(t)
-		fmt.Fprintln(t, "NOTE\tSINCE\tMESSAGE")
-		for _, n := range notes {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", n.Key, age(now.Sub(n.Since)), firstLine(n.Message))
-		}
-	}
-	if err := t.Flush(); err != nil {
+// table of the components, the nodes and the AddOns, then the notes, and what
+// to do if something is not well. Times are relative to now.
+func WriteText(w io.Writer, r *Report, now time.Time, p Paint) error {
+	if _, err := io.WriteString(w, text(r, now, p)); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
 	return nil
 }
 
-func headline(r *Report, now time.Time) string {
+func text(r *Report, now time.Time, p Paint) string {
+	var b strings.Builder
+	b.WriteString(headline(r, now, p) + "\n")
+	if w := r.Wear; w != nil {
+		fmt.Fprintf(&b, "writes to disk: %.1f MB in the last %s, %.0f MB a day\n", float64(w.Bytes)/1e6, age(w.Window), float64(w.PerDay)/1e6)
+	}
+	t := table{{"COMPONENT", "STATE", "SINCE", "READY AFTER", "RESTARTS", "WHY"}}
+	for _, c := range r.Components {
+		t = append(t, []string{c.Name, c.State.String(), age(now.Sub(c.Since)), readyAfter(c.ReadyAfter), fmt.Sprint(c.Restarts), firstLine(c.Message)})
+	}
+	t.write(&b, p)
+	t = table{{"NODE", "STATE", "SINCE", "VERSION", "ADDRESS", "WHY"}}
+	for _, n := range r.Nodes {
+		t = append(t, []string{n.Name, n.State, age(now.Sub(n.Since)), n.Version, n.Address, firstLine(n.Message)})
+	}
+	t.write(&b, p)
+	t = table{{"ADDON", "STATE", "SINCE", "OBJECTS", "SOURCE", "WHY"}}
+	for _, a := range r.AddOns {
+		t = append(t, []string{a.Name, a.State, age(now.Sub(a.Since)), fmt.Sprint(a.Objects), a.Source, firstLine(a.Message)})
+	}
+	t.write(&b, p)
+	t = table{{"NOTE", "SINCE", "MESSAGE"}}
+	for _, n := range r.shownNotes() {
+		t = append(t, []string{n.Key, age(now.Sub(n.Since)), firstLine(n.Message)})
+	}
+	t.write(&b, p)
+	if advice := r.advice(); advice != "" {
+		b.WriteString("\n" + advice + "\n")
+	}
+	return b.String()
+}
+
+// shownNotes are the notes that say more than the line of an AddOn does.
+func (r *Report) shownNotes() []Note {
+	return slices.DeleteFunc(slices.Clone(r.Notes), func(n Note) bool {
+		return len(r.AddOns) > 0 && strings.HasPrefix(n.Key, ManifestNote)
+	})
+}
+
+// advice is where to go from here; nothing while all is well or merely young.
+func (r *Report) advice() string {
+	failed := func(s component.Status) bool {
+		return s.State == component.Failed || s.State == component.Degraded || s.Restarts > 0 && s.State != component.Ready
+	}
+	if !slices.ContainsFunc(r.Components, failed) {
+		return ""
+	}
+	return "What to do: WHY says what is missing. `skiff doctor` looks for causes on this machine;\n`skiff bundle` packs what somebody needs who helps you."
+}
+
+func headline(r *Report, now time.Time, p Paint) string {
 	s := fmt.Sprintf("skiff %s (pid %d, up %s): ", r.Version, r.PID, age(now.Sub(r.Started)))
 	if r.Ready {
-		return s + "ready, first after " + readyAfter(r.ReadyAfter)
+		return s + p.of("ready", "ready") + ", first after " + readyAfter(r.ReadyAfter)
 	}
 	missing := slices.DeleteFunc(slices.Clone(r.Components), func(c component.Status) bool {
 		return c.State == component.Ready
 	})
-	return s + fmt.Sprintf("not ready, %d of %d components missing", len(missing), len(r.Components))
+	return s + p.of("not ready", "not ready") + fmt.Sprintf(", %d of %d components missing", len(missing), len(r.Components))
 }
 
 // age is a duration as precise as a person wants it.
@@ -100,5 +122,16 @@ func firstLine(s string) string {
 	if rest != "" {
 		line += " …"
 	}
-	return strings.ReplaceAll(line, "\t", " ")
+	return printable(strings.ReplaceAll(line, "\t", " "))
+}
+
+// printable takes out what a terminal would obey: messages quote files, names
+// and answers of others.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, s)
 }

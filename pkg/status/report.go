@@ -25,7 +25,9 @@ type Report struct {
 	Components []component.Status `json:"components"`
 	// AddOns are the manifests, those of the user and skiff's own.
 	AddOns []AddOn `json:"addOns,omitempty"`
-	Notes  []Note  `json:"notes,omitempty"`
+	// Nodes are those of the cluster; a server that can ask its API has them.
+	Nodes []Node `json:"nodes,omitempty"`
+	Notes []Note `json:"notes,omitempty"`
 	// Wear is what skiff writes to disks, from a minute after it was ready.
 	Wear *Wear `json:"wear,omitempty"`
 }
@@ -50,6 +52,20 @@ type AddOn struct {
 	Since   time.Time `json:"since"` // of the state
 }
 
+// Node says how one machine of the cluster is, as far as the server knows.
+type Node struct {
+	Name string `json:"name"`
+	// State is ready, not ready or unreachable.
+	State   string    `json:"state"`
+	Since   time.Time `json:"since"`             // of the state
+	Message string    `json:"message,omitempty"` // what is wrong, or worth knowing
+	Version string    `json:"version,omitempty"` // of the kubelet
+	Address string    `json:"address,omitempty"`
+}
+
+// NodeReady is the State of a Node that runs pods.
+const NodeReady = "ready"
+
 // Notes is where parts of skiff leave their notes. The key identifies a note:
 // setting it again replaces the message.
 type Notes interface {
@@ -65,6 +81,8 @@ type NoteBook struct {
 	mu     sync.Mutex
 	notes  map[string]Note
 	addOns []AddOn
+	// changed is closed at the next change; nil if nobody waits.
+	changed chan struct{}
 }
 
 var _ Notes = (*NoteBook)(nil)
@@ -80,6 +98,7 @@ func (b *NoteBook) Set(key, message string) {
 		b.notes = make(map[string]Note)
 	}
 	b.notes[key] = Note{Key: key, Message: message, Since: time.Now()}
+	b.tell()
 }
 
 // Clear removes a note; one that is not there is no error.
@@ -87,6 +106,7 @@ func (b *NoteBook) Clear(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.notes, key)
+	b.tell()
 }
 
 // List returns the notes sorted by key.
@@ -116,6 +136,25 @@ func (b *NoteBook) SetAddOns(list []AddOn) {
 		}
 	}
 	b.addOns = list
+	b.tell()
+}
+
+// Changed returns a channel that is closed when a note or an AddOn changes.
+func (b *NoteBook) Changed() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.changed == nil {
+		b.changed = make(chan struct{})
+	}
+	return b.changed
+}
+
+// tell wakes who waits for a change. The caller holds b.mu.
+func (b *NoteBook) tell() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
 }
 
 // AddOns returns the AddOns in the order they were given.

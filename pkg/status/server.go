@@ -19,13 +19,17 @@ import (
 	"skiff/pkg/component"
 )
 
+// LogPath is where Server.More may have the latest lines of the log.
+const LogPath = "/log"
+
 // Source is the part of component.Group that a Server reports on.
 type Source interface {
 	Status() []component.Status
+	Changed() <-chan struct{}
 	Ready() <-chan struct{}
 }
 
-// Server answers GET /status and GET /ping on a unix socket of mode 0600, and
+// Server answers GET /status, GET /watch and GET /ping on a unix socket of mode 0600, and
 // under /debug/pprof/ gives Go's profiles of the process:
 //
 //	curl -s --unix-socket /run/skiff/skiff.sock http://skiff/debug/pprof/heap > heap
@@ -39,6 +43,9 @@ type Server struct {
 	Version string
 	Source  Source
 	Notes   *NoteBook // may be nil
+	// Nodes asks the cluster how its nodes are; nil, and nil of it, mean that
+	// nobody here knows.
+	Nodes func(context.Context) []Node
 	// More is what else root may ask the process on this socket, by pattern of
 	// http.ServeMux.
 	More   map[string]http.Handler
@@ -178,9 +185,12 @@ func (l *socketListener) Close() error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /watch", s.watch)
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(s.Report()); err != nil {
+		report := s.Report()
+		report.Nodes = s.nodes(r.Context())
+		if err := json.NewEncoder(w).Encode(report); err != nil {
 			s.Logger.Debug("status not sent", "err", err)
 		}
 	})
@@ -199,7 +209,7 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-// Report returns what GET /status answers.
+// Report returns what GET /status answers, but for the nodes.
 func (s *Server) Report() *Report {
 	r := &Report{Version: s.Version, PID: os.Getpid(), Components: s.Source.Status(), Ready: true}
 	for _, c := range r.Components {

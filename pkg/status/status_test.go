@@ -3,7 +3,6 @@ package status
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -211,58 +210,4 @@ func TestAddOnsOfNoteBook(t *testing.T) {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 	})
-}
-
-func sample(now time.Time) *Report {
-	return &Report{
-		Version: "v1.36.3", PID: 42, Started: now.Add(-90 * time.Second),
-		Components: []component.Status{
-			{Name: "datastore", State: component.Ready, Since: now.Add(-89 * time.Second), ReadyAfter: 123456789},
-			{Name: "kubelet", State: component.Failed, Since: now.Add(-2 * time.Second), Restarts: 3, Message: "panic: x\ngoroutine 1\n"},
-		},
-		AddOns: []AddOn{
-			{Name: "site", State: "failed", Source: "/m/site.yaml", Objects: 2, Message: "no such kind", Since: now.Add(-time.Minute)},
-			{Name: "web", State: "applied", Source: "bundled:web.yaml", Objects: 1, Since: now.Add(-time.Hour)},
-		},
-		Notes: []Note{{Key: "manifest/site", Message: "no such kind", Since: now.Add(-time.Minute)}, {Key: "manifests/a.yaml", Message: "line 3", Since: now.Add(-26 * time.Hour)}},
-	}
-}
-
-func TestWriteText(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	var b bytes.Buffer
-	if err := WriteText(&b, sample(now), now); err != nil {
-		t.Fatal(err)
-	}
-	const want = `skiff v1.36.3 (pid 42, up 1m30s): not ready, 1 of 2 components missing
-
-COMPONENT  STATE   SINCE  READY AFTER  RESTARTS  WHY
-datastore  ready   1m29s  123ms        0         
-kubelet    failed  2s     -            3         panic: x …
-
-ADDON  STATE    SINCE  OBJECTS  SOURCE            WHY
-site   failed   1m0s   2        /m/site.yaml      no such kind
-web    applied  1h0m   1        bundled:web.yaml  
-
-NOTE              SINCE  MESSAGE
-manifests/a.yaml  1d2h   line 3
-`
-	if diff := cmp.Diff(want, b.String()); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
-}
-
-func TestWriteJSON(t *testing.T) {
-	want := sample(time.Unix(1e9, 0).UTC())
-	var b bytes.Buffer
-	if err := WriteJSON(&b, want); err != nil {
-		t.Fatal(err)
-	}
-	var got Report
-	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, &got); diff != "" {
-		t.Errorf("round trip -want +got:\n%s", diff)
-	}
 }
