@@ -74,7 +74,7 @@ func Restore(ctx context.Context, to Target, archive string, now time.Time) (r R
 	if err := r.writeConfig(to); err != nil {
 		return r, fmt.Errorf("restore configuration: %w", err)
 	}
-	if r.Aside, err = swap(to.Paths, now); err != nil {
+	if r.Aside, err = Swap(to.Paths, now); err != nil {
 		return r, fmt.Errorf("put the restored state in place: %w", err)
 	}
 	return r, nil

@@ -13,10 +13,11 @@ import (
 	"skiff/pkg/paths"
 )
 
-// swap lets the restored directory and the server's change places, in one step
-// where the file system can do that, and moves the old one aside. It returns
-// where the old one is.
-func swap(p paths.Layout, now time.Time) (aside string, err error) {
+// Swap lets the directory paths.Layout.ServerRestored and the server's change
+// places, in one step where the file system can do that, and moves the old one
+// aside. It returns where the old one is, "" if there was none. Finish completes
+// one that a power cut has ended.
+func Swap(p paths.Layout, now time.Time) (aside string, err error) {
 	server, restored := p.Server(), p.ServerRestored()
 	if _, err := os.Lstat(server); errors.Is(err, fs.ErrNotExist) {
 		return "", errors.Join(os.Rename(restored, server), atomicfile.SyncDir(p.Data))
