@@ -1,40 +1,44 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"skiff/internal/atomicfile"
 	"skiff/pkg/paths"
 )
 
 func completionCommand() *cli.Command {
-	shells := []string{"bash", "zsh", "fish"}
 	return &cli.Command{
 		Name:      "completion",
 		Usage:     "print a completion script for bash, zsh or fish",
 		ArgsUsage: "SHELL",
 		Description: "To use it: source <(skiff completion bash), or write it to\n" +
 			"/etc/bash_completion.d/skiff; for zsh source it in ~/.zshrc; for fish write it to\n" +
-			"~/.config/fish/completions/skiff.fish.",
+			"~/.config/fish/completions/skiff.fish. With -i this is done for you.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "install", Aliases: []string{"i"}, Usage: "have your shell use it from its next start on: a line in ~/.bashrc or ~/.zshrc, or the file of fish", DisableDefaultText: true},
+		},
 		BashComplete: func(*cli.Context) {},
 		Action: func(c *cli.Context) error {
-			if c.NArg() != 1 {
-				return usage(fmt.Errorf("want the name of one shell: %s", strings.Join(shells, ", ")))
+			args := slices.DeleteFunc(c.Args().Slice(), func(a string) bool { return a == "-i" || a == "--install" })
+			if len(args) != 1 {
+				return usage(fmt.Errorf("want the name of one shell: %s", strings.Join(shells(), ", ")))
 			}
-			words := completionWords(c.App.Commands)
-			var script string
-			switch shell := c.Args().First(); shell {
-			case "bash":
-				script = bashCompletion(words)
-			case "zsh":
-				script = "#compdef skiff\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion(words)
-			case "fish":
-				script = fishCompletion(words)
-			default:
-				return usage(fmt.Errorf("no completion for %q: want one of %s", shell, strings.Join(shells, ", ")))
+			script, err := completionScript(c.App, args[0])
+			if err != nil {
+				return usage(err)
+			}
+			if c.Bool("install") || len(args) < c.NArg() { // K3s' users write it last.
+				return installCompletion(c, args[0], script)
 			}
 			if _, err := io.WriteString(c.App.Writer, script); err != nil {
 				return fmt.Errorf("write completion script: %w", err)
@@ -42,6 +46,63 @@ func completionCommand() *cli.Command {
 			return nil
 		},
 	}
+}
+
+func shells() []string { return []string{"bash", "zsh", "fish"} }
+
+func completionScript(app *cli.App, shell string) (string, error) {
+	words := completionWords(app.Commands)
+	switch shell {
+	case "bash":
+		return bashCompletion(words), nil
+	case "zsh":
+		return "#compdef skiff\nautoload -U +X bashcompinit && bashcompinit\n" + bashCompletion(words), nil
+	case "fish":
+		return fishCompletion(words), nil
+	}
+	return "", fmt.Errorf("no completion for %q: want one of %s", shell, strings.Join(shells(), ", "))
+}
+
+// What encloses the lines in a shell's own file.
+const (
+	completionBegins = "# >> skiff command completion (start)"
+	completionEnds   = "# >> skiff command completion (end)"
+)
+
+// installCompletion has the user's shell read the script when it starts. What
+// is there already stays as it is.
+func installCompletion(c *cli.Context, shell, script string) error {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return fmt.Errorf("find your home directory: %w", err)
+	}
+	if shell == "fish" {
+		file := filepath.Join(home, ".config", "fish", "completions", "skiff.fish")
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return fmt.Errorf("install completion: %w", err)
+		}
+		if err := atomicfile.Write(file, []byte(script), 0o644); err != nil {
+			return fmt.Errorf("install completion: %w", err)
+		}
+		return printLines(c.App.Writer, file+" is written; fish reads it at once")
+	}
+	file := filepath.Join(home, "."+shell+"rc")
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("install completion: %w", err)
+	}
+	if strings.Contains(string(text), completionBegins) {
+		return printLines(c.App.Writer, file+" has it already")
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("install completion: %w", err)
+	}
+	_, err = fmt.Fprintf(f, "\n%s\nsource <(skiff completion %s)\n%s\n", completionBegins, shell, completionEnds)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("install completion: %w", err)
+	}
+	return printLines(c.App.Writer, fmt.Sprintf("%s has it now, for shells that you start from now on", file))
 }
 
 // completionWord is one command and what may follow it.
