@@ -59,7 +59,7 @@ func TestMigrateK3s(t *testing.T) {
 		t.Errorf("IngressClass traefik: %v, %v", class, err)
 	}
 	node, err := s.kube.CoreV1().Nodes().Get(t.Context(), "till", metav1.GetOptions{})
-	if err != nil || node.Labels["mine"] != "kept" || node.Labels["shelf"] != "top" || node.Spec.PodCIDR != "10.42.0.0/24" {
+	if err != nil || node.Labels["mine"] != "kept" || node.Spec.PodCIDR != "10.42.0.0/24" {
 		t.Errorf("node: %v, %v", node, err)
 	}
 	left, err := s.kube.CoreV1().Pods("kube-system").List(t.Context(), metav1.ListOptions{})
