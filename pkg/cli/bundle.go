@@ -55,9 +55,8 @@ func makeBundle(c *cli.Context) error {
 		host = "unknown"
 	}
 	name := fmt.Sprintf("skiff-bundle-%s-%s", host, time.Now().UTC().Format("20060102T150405Z"))
-	scrub := support.NewScrubber(support.HostSecrets(o)...)
 	var archive bytes.Buffer
-	results, err := support.Pack(c.Context, &archive, name, bundleHead(host), int64(limit)<<20, scrub, support.Parts(o, scrub))
+	results, err := support.Bundle(c.Context, &archive, name, bundleHead(host), int64(limit)<<20, o)
 	if err != nil {
 		return err
 	}
@@ -86,7 +85,7 @@ func bundleOptions(c *cli.Context) support.Options {
 			filepath.Join(paths.OpenRCUnits, "skiff*"), filepath.Join(paths.OpenRCConf, "skiff*"),
 		},
 	}
-	o.ConfigFile, o.Registries = o.Paths.ConfigFile(), o.Paths.RegistriesFile()
+	o.ConfigFile, o.Registries, o.HostChanges = o.Paths.ConfigFile(), o.Paths.RegistriesFile(), filepath.Join(o.Paths.Etc, "host-changes")
 	if cfgErr == nil {
 		o.Paths, o.Registries, o.LogFile, o.API = cfg.Paths, cfg.Node.PrivateRegistry, cfg.Log.File, cfg.LocalURL()
 		if cfg.File != "" {

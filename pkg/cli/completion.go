@@ -124,15 +124,15 @@ func completionWords(commands []*cli.Command) []completionWord {
 			continue
 		}
 		w := completionWord{name: c.Name, usage: c.Usage, flags: c.Flags}
-		switch c.Name {
-		case "completion":
-			w.arguments = []string{"bash", "zsh", "fish"}
-		case "verify", "delete", "restore": // of snapshots
-			w.directory = paths.New(paths.DefaultData).Snapshots()
+		if c.Name == "completion" {
+			w.arguments = shells()
 		}
 		w.below = completionWords(c.Subcommands)
-		for _, b := range w.below {
+		for i, b := range w.below {
 			w.arguments = append(w.arguments, b.name)
+			if c.Name == "snapshot" && slices.Contains([]string{"verify", "delete", "restore"}, b.name) {
+				w.below[i].directory = paths.New(paths.DefaultData).Snapshots()
+			}
 		}
 		words = append(words, w)
 	}

@@ -54,9 +54,8 @@ func machine(t *testing.T) (o Options, secrets []string) {
 // pack packs the parts and returns the files by name.
 func pack(t *testing.T, o Options) map[string]string {
 	t.Helper()
-	scrub := NewScrubber(HostSecrets(o)...)
 	var b bytes.Buffer
-	if _, err := Pack(t.Context(), &b, "x", "", DefaultLimit, scrub, Parts(o, scrub)); err != nil {
+	if _, err := Bundle(t.Context(), &b, "x", "", DefaultLimit, o); err != nil {
 		t.Fatal(err)
 	}
 	return unpack(t, b.Bytes())
@@ -153,6 +152,34 @@ func TestClusterSecrets(t *testing.T) {
 		if pods := files["x/cluster/pods.json"]; strings.Contains(pods, "plain-value") || !strings.Contains(pods, `"till"`) {
 			t.Errorf("pods.json: %s", pods)
 		}
+	}
+}
+
+// TestLearnsFirst has a log that repeats a Secret of the cluster: it is
+// collected before anything of the cluster is.
+func TestLearnsFirst(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/version":
+			_, _ = w.Write([]byte("{}"))
+		case "/api/v1/secrets":
+			_, _ = w.Write([]byte(`{"items":[{"type":"Opaque","data":{"key":"` + base64.StdEncoding.EncodeToString([]byte("till-key-99")) + `"}}]}`))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	o, _ := machine(t)
+	o.LogFile = filepath.Join(o.Paths.Data, "skiff.log")
+	if err := os.WriteFile(o.LogFile, []byte("said till-key-99\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := bundle(t.Context(), &b, "x", "", DefaultLimit, o, &api{url: server.URL, client: server.Client()}); err != nil {
+		t.Fatal(err)
+	}
+	if got := unpack(t, b.Bytes())["x/logs/skiff.log"]; got != "said [redacted]\n" {
+		t.Errorf("the log says %q", got)
 	}
 }
 

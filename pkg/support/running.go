@@ -36,8 +36,8 @@ const askTime = 5 * time.Second
 
 func procOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// Parts are those of an archive, what matters most first.
-func Parts(o Options, scrub *Scrubber) []Part {
+// parts are those of an archive, what matters most first.
+func (o Options) parts(a *api, scrub *Scrubber) []Part {
 	parts := append([]Part{}, o.runningParts()...)
 	parts = append(parts, o.More...)
 	parts = append(parts, configParts(o)...)
@@ -45,7 +45,7 @@ func Parts(o Options, scrub *Scrubber) []Part {
 	if o.LogFile != "" {
 		parts = append(parts, Part{Name: "logs/skiff.log", Limit: 3 << 20, Tail: true, Write: func(_ context.Context, w io.Writer) error { return copyEnd(w, o.LogFile, 4<<20) }})
 	}
-	return append(parts, (&api{url: o.API, paths: o.Paths}).parts(o.PodLogs, scrub)...)
+	return append(parts, a.parts(o.PodLogs, scrub)...)
 }
 
 // runningParts are what the running skiff says about itself.
@@ -78,7 +78,8 @@ func (o Options) runningParts() []Part {
 			return status.WriteJSON(w, r)
 		}},
 		{Name: "logs/recent.txt", Time: askTime, Tail: true, Write: ask(status.LogPath)},
-		{Name: "skiff/goroutines.txt", Limit: 2 << 20, Time: askTime, Write: ask("/debug/pprof/goroutine?debug=2")},
+		{Name: "skiff/goroutines.txt", Time: askTime, Write: ask("/debug/pprof/goroutine?debug=1")},
+		{Name: "skiff/goroutines-each.txt", Limit: 2 << 20, Time: askTime, Write: ask("/debug/pprof/goroutine?debug=2")},
 		{Name: "skiff/heap.pprof", Binary: true, Limit: 2 << 20, Time: askTime, Write: ask("/debug/pprof/heap")},
 	}
 	if o.PID == 0 {

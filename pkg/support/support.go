@@ -2,8 +2,8 @@
 // logs, configuration, rules, states, sizes, from a machine whose skiff may run,
 // hang or be dead. Nothing secret gets into the archive, nothing is changed,
 // and everything is bounded in size and time. The package asks others by their
-// sockets and files only; it knows no component. Start reading at Pack, then
-// Parts; scrub.go is what keeps secrets out.
+// sockets and files only; it knows no component. Start reading at Bundle, then
+// Options.parts; scrub.go is what keeps secrets out.
 package support
 
 import (
@@ -48,6 +48,19 @@ type Result struct {
 	Lost  int64 // bytes that were too many
 	Took  time.Duration
 	Error error // why there is less than there might be
+}
+
+// Bundle writes an archive of everything to w; see Pack. What must not be shown
+// is learnt before anything is collected.
+func Bundle(ctx context.Context, w io.Writer, name, head string, limit int64, o Options) ([]Result, error) {
+	return bundle(ctx, w, name, head, limit, o, &api{url: o.API, paths: o.Paths})
+}
+
+func bundle(ctx context.Context, w io.Writer, name, head string, limit int64, o Options, a *api) ([]Result, error) {
+	scrub := NewScrubber(HostSecrets(o)...)
+	// An error is kept, and is why nothing of the cluster is shown.
+	_ = a.learn(ctx, scrub)
+	return Pack(ctx, w, name, head, limit, scrub, o.parts(a, scrub))
 }
 
 // Pack writes an archive of the parts to w, a tar file compressed with gzip,
