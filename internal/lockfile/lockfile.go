@@ -7,8 +7,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,4 +77,38 @@ func readPID(f *os.File) int {
 		return 0
 	}
 	return pid
+}
+
+// Holder returns the PID of the process that holds a lock, or 0 if none does.
+// It does not touch the lock, not even for a moment: whoever starts just then
+// would be refused.
+func Holder(path string) (int, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read lock file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("read lock file: %w", err)
+	}
+	locks, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return 0, fmt.Errorf("list locks: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	for line := range strings.Lines(string(locks)) {
+		// proc_locks(5): number, FLOCK, ADVISORY, WRITE, PID, device:inode, …
+		fields := strings.Fields(line)
+		if !ok || len(fields) < 6 || fields[1] != "FLOCK" || fields[3] != "WRITE" {
+			continue
+		}
+		if strings.HasSuffix(fields[5], ":"+strconv.FormatUint(st.Ino, 10)) {
+			return readPID(f), nil
+		}
+	}
+	return 0, nil
 }

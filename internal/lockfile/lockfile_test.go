@@ -35,6 +35,26 @@ func TestAcquire(t *testing.T) {
 	}
 }
 
+func TestHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if pid, err := Holder(path); pid != 0 || err != nil {
+		t.Errorf("Holder without a file: %d, %v", pid, err)
+	}
+	lock, err := Acquire(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := Holder(path); pid != os.Getpid() || err != nil {
+		t.Errorf("Holder while locked: %d, %v, want %d", pid, err, os.Getpid())
+	}
+	if err := lock.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if pid, err := Holder(path); pid != 0 || err != nil {
+		t.Errorf("Holder after Release: %d, %v", pid, err)
+	}
+}
+
 func TestAcquireMissingDirectory(t *testing.T) {
 	if _, err := Acquire(filepath.Join(t.TempDir(), "missing", "lock")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Acquire: %v, want ErrNotExist", err)

@@ -38,3 +38,7 @@ func write(path string, t time.Time) error {
 	}
 	return nil
 }
+
+// LastKnown is the last known time that a file holds, as a Keeper wrote it; zero
+// if there is none.
+func LastKnown(file string) (time.Time, error) { return read(file) }

@@ -78,3 +78,6 @@ func (machine) Watch(ctx context.Context, set func()) error {
 		set()
 	}
 }
+
+// Machine is the real clock.
+func Machine() Source { return machine{} }

@@ -304,3 +304,10 @@ func (d *disk) loadWith(check func(pki.Spec) string) (*Bundle, string) {
 	}
 	return b, ""
 }
+
+// StoredCluster reads what a node remembers of its cluster beside its
+// kubeconfigs, and how long that cluster's certificates last. It changes nothing.
+func StoredCluster(credDir string) (Cluster, time.Duration, error) {
+	r, err := (&disk{cred: credDir}).record()
+	return r.Cluster, time.Duration(r.Lifetime) * time.Second, err
+}

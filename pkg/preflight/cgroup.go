@@ -9,16 +9,10 @@ import (
 // checkCgroups looks for the controllers without which the kubelet or runc
 // cannot limit a pod, mounted as version 1 or offered by version 2.
 func (h *host) checkCgroups() {
-	controllers, mounted := h.cgroupControllers()
+	missing, mounted := h.machine().MissingControllers()
 	if !mounted {
 		h.fail("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup")
 		return
-	}
-	var missing []string
-	for _, c := range []string{"cpu", "memory", "pids"} {
-		if !slices.Contains(controllers, c) {
-			missing = append(missing, c)
-		}
 	}
 	switch {
 	case len(missing) == 0:
@@ -30,18 +24,33 @@ func (h *host) checkCgroups() {
 	}
 }
 
-// cgroupControllers lists what the mounted cgroup hierarchies offer. In the
-// hybrid layout both versions are mounted, and version 2 has what is left.
-func (h *host) cgroupControllers() (controllers []string, mounted bool) {
-	for _, m := range parseMounts(h.read("/proc/self/mountinfo")) {
-		switch m.fsType {
+// Controllers lists what the mounted cgroup hierarchies offer. In the hybrid
+// layout both versions are mounted, and version 2 has what is left.
+func (m Machine) Controllers() (controllers []string, mounted bool) {
+	for _, mount := range m.Mounts() {
+		if mount.Type != "cgroup" && mount.Type != "cgroup2" || !m.inSight(mount) {
+			continue
+		}
+		switch mount.Type {
 		case "cgroup":
 			mounted = true
-			controllers = append(controllers, m.superOptions...)
+			controllers = append(controllers, mount.SuperOptions...)
 		case "cgroup2":
 			mounted = true
-			controllers = append(controllers, strings.Fields(h.read(filepath.Join(m.point, "cgroup.controllers")))...)
+			controllers = append(controllers, strings.Fields(m.Read(filepath.Join(mount.Point, "cgroup.controllers")))...)
 		}
 	}
 	return controllers, mounted
+}
+
+// MissingControllers lists the cgroup controllers without which the kubelet or
+// runc cannot limit a pod, and that are not there.
+func (m Machine) MissingControllers() (missing []string, mounted bool) {
+	have, mounted := m.Controllers()
+	for _, c := range []string{"cpu", "memory", "pids"} {
+		if !slices.Contains(have, c) {
+			missing = append(missing, c)
+		}
+	}
+	return missing, mounted
 }

@@ -13,14 +13,14 @@ import (
 // Free space below which a start would fail half-way: the helper executables,
 // a datastore and its log need some; a run directory holds sockets only.
 const (
-	minDataFree = 128 << 20
+	MinDataFree = 128 << 20
 	minRunFree  = 1 << 20
-	minInodes   = 256
+	MinInodes   = 256
 )
 
 // checkDir checks that skiff can write below dir, which need not exist yet.
 func (h *host) checkDir(what, dir string, minFree uint64) {
-	parent, err := existingParent(dir)
+	parent, err := ExistingParent(dir)
 	if err != nil {
 		h.fail("%s %s cannot be used: %w", what, dir, err)
 		return
@@ -30,15 +30,15 @@ func (h *host) checkDir(what, dir string, minFree uint64) {
 		h.fail("%s %s cannot be used: %w", what, dir, &fs.PathError{Op: "statfs", Path: parent, Err: err})
 		return
 	}
-	m := mountOf(parseMounts(h.read("/proc/self/mountinfo")), parent)
+	m := h.machine().MountOf(parent)
 	free := st.Bavail * uint64(st.Bsize)
 	switch {
 	case st.Flags&unix.ST_RDONLY != 0:
-		h.fail("%s %s is read-only: the file system %s on %s is mounted read-only; remount it with rw, or choose another directory", what, dir, m.source, m.point)
+		h.fail("%s %s is read-only: the file system %s on %s is mounted read-only; remount it with rw, or choose another directory", what, dir, m.Source, m.Point)
 	case free < minFree:
-		h.fail("%s %s has no room: the file system %s on %s has %d MiB free, skiff needs at least %d MiB; free some, or choose another directory", what, dir, m.source, m.point, free>>20, minFree>>20)
-	case st.Files > 0 && st.Ffree < minInodes:
-		h.fail("%s %s has no room: the file system %s on %s has only %d inodes free; remove small files, or choose another directory", what, dir, m.source, m.point, st.Ffree)
+		h.fail("%s %s has no room: the file system %s on %s has %d MiB free, skiff needs at least %d MiB; free some, or choose another directory", what, dir, m.Source, m.Point, free>>20, minFree>>20)
+	case st.Files > 0 && st.Ffree < MinInodes:
+		h.fail("%s %s has no room: the file system %s on %s has only %d inodes free; remove small files, or choose another directory", what, dir, m.Source, m.Point, st.Ffree)
 	default:
 		if err := unix.Access(parent, unix.W_OK|unix.X_OK); err != nil {
 			h.fail("%s %s cannot be written: %w", what, dir, &fs.PathError{Op: "access", Path: parent, Err: err})
@@ -48,7 +48,7 @@ func (h *host) checkDir(what, dir string, minFree uint64) {
 
 // checkExec checks that helper executables can be started below dir.
 func (h *host) checkExec(what, dir string) {
-	parent, err := existingParent(dir)
+	parent, err := ExistingParent(dir)
 	if err != nil {
 		return // checkDir has said so
 	}
@@ -56,13 +56,13 @@ func (h *host) checkExec(what, dir string) {
 	if err := unix.Statfs(parent, &st); err != nil || st.Flags&unix.ST_NOEXEC == 0 {
 		return
 	}
-	m := mountOf(parseMounts(h.read("/proc/self/mountinfo")), parent)
-	h.fail("%s %s is on %s, which is mounted noexec, so runc cannot be started from it; remount it with exec, or choose another directory", what, dir, m.point)
+	m := h.machine().MountOf(parent)
+	h.fail("%s %s is on %s, which is mounted noexec, so runc cannot be started from it; remount it with exec, or choose another directory", what, dir, m.Point)
 }
 
-// existingParent is dir, or the nearest directory above it that exists, with
+// ExistingParent is dir, or the nearest directory above it that exists, with
 // symbolic links resolved so that it can be found among the mounts.
-func existingParent(dir string) (string, error) {
+func ExistingParent(dir string) (string, error) {
 	for p := filepath.Clean(dir); ; p = filepath.Dir(p) {
 		info, err := os.Stat(p)
 		switch {

@@ -1,31 +1,39 @@
 package preflight
 
 import (
+	"errors"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
-// mount is one line of /proc/self/mountinfo; proc_pid_mountinfo(5).
-type mount struct {
-	point        string
-	fsType       string
-	source       string
-	superOptions []string
+// Mount is one line of /proc/self/mountinfo; proc_pid_mountinfo(5).
+type Mount struct {
+	ID           uint64
+	Point        string
+	Type         string // of the file system
+	Source       string
+	Options      []string // of this mount
+	SuperOptions []string // of the file system
 }
 
-func parseMounts(text string) []mount {
-	var out []mount
+func parseMounts(text string) []Mount {
+	var out []Mount
 	for line := range strings.Lines(text) {
 		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
 		head, tail := strings.Fields(before), strings.Fields(after)
 		if !ok || len(head) < 6 || len(tail) < 3 {
 			continue
 		}
-		out = append(out, mount{
-			point:        unescape(head[4]),
-			fsType:       tail[0],
-			source:       unescape(tail[1]),
-			superOptions: strings.Split(tail[2], ","),
+		id, _ := strconv.ParseUint(head[0], 10, 64) // It is a number.
+		out = append(out, Mount{
+			ID:           id,
+			Point:        unescape(head[4]),
+			Type:         tail[0],
+			Source:       unescape(tail[1]),
+			Options:      strings.Split(head[5], ","),
+			SuperOptions: strings.Split(tail[2], ","),
 		})
 	}
 	return out
@@ -33,15 +41,31 @@ func parseMounts(text string) []mount {
 
 // mountOf is the mount that holds an absolute path: the one with the longest
 // mount point, and the last of these, which hides the others.
-func mountOf(mounts []mount, path string) mount {
-	var best mount
+func mountOf(mounts []Mount, path string) Mount {
+	var best Mount
 	for _, m := range mounts {
-		within := path == m.point || strings.HasPrefix(path, strings.TrimSuffix(m.point, "/")+"/")
-		if within && len(m.point) >= len(best.point) {
+		within := path == m.Point || strings.HasPrefix(path, strings.TrimSuffix(m.Point, "/")+"/")
+		if within && len(m.Point) >= len(best.Point) {
 			best = m
 		}
 	}
 	return best
+}
+
+// inSight reports whether a mount is what is found at its place: others may
+// have been mounted over it. Where the kernel does not tell, it is.
+func (m Machine) inSight(mount Mount) bool {
+	if m.Root != "" {
+		return true
+	}
+	var st unix.Statx_t
+	switch err := unix.Statx(unix.AT_FDCWD, mount.Point, 0, unix.STATX_MNT_ID, &st); {
+	case errors.Is(err, unix.ENOENT):
+		return false
+	case err != nil || st.Mask&unix.STATX_MNT_ID == 0:
+		return true
+	}
+	return st.Mnt_id == mount.ID
 }
 
 // unescape undoes the kernel's \040 for blanks and the like.

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeNFTables asks the kernel for the generation of its rule set, the
+// ProbeNFTables asks the kernel for the generation of its rule set, the
 // smallest request nf_tables answers. The kernel loads the module for it.
-func probeNFTables() error {
+func ProbeNFTables() error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("open netfilter socket: %w", err)

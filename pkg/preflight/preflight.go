@@ -2,21 +2,16 @@
 // this machine can run skiff, and if not says so in words that name the flag,
 // the file or the kernel feature, and the way out. It knows neither
 // configuration nor Kubernetes: the caller says what will be used. Start
-// reading at Root and Host.
+// reading at Root and Host; what they look at is Machine's, which package doctor
+// asks, too.
 package preflight
 
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"skiff/pkg/paths"
 )
 
 // Options says what skiff is about to use.
@@ -32,12 +27,6 @@ type Options struct {
 	// Root is put before /proc, /sys and /lib; for tests. Empty means the host.
 	Root string
 }
-
-// minKernel is what kube-proxy's nftables mode needs (KEP-3866).
-const (
-	minKernelMajor = 5
-	minKernelMinor = 13
-)
 
 // Root checks that this is root. It comes before everything else, even before
 // the configuration is read: whatever fails for lack of rights would only say
@@ -58,14 +47,14 @@ func Host(o Options) (warnings []string, err error) {
 		h.warn("the clock says %s, which is before this skiff was built (%s); certificates made now may be refused later",
 			time.Now().UTC().Format(time.DateOnly), o.BuildTime.UTC().Format(time.DateOnly))
 	}
-	h.checkDir("--data-dir", o.DataDir, minDataFree)
+	h.checkDir("--data-dir", o.DataDir, MinDataFree)
 	h.checkDir("the directory for sockets", o.RunDir, minRunFree)
 	if o.Node {
 		h.checkExec("--data-dir", o.DataDir)
 		h.checkKernel()
 		h.checkOverlay()
 		h.checkCgroups()
-		if err := probeNFTables(); err != nil {
+		if err := ProbeNFTables(); err != nil {
 			h.fail("the kernel has no nf_tables (%w); load the module nf_tables, or use a kernel with CONFIG_NF_TABLES", err)
 		}
 	}
@@ -86,41 +75,26 @@ func (h *host) fail(format string, args ...any) {
 	h.errs = append(h.errs, fmt.Errorf(format, args...))
 }
 
-func (h *host) read(path string) string {
-	data, err := os.ReadFile(filepath.Join("/", h.Root, path))
-	if err != nil {
-		return "" // a file that is not there offers no feature
-	}
-	return string(data)
-}
+func (h *host) machine() Machine { return Machine{Root: h.Root} }
 
 func (h *host) checkKernel() {
-	release := strings.TrimSpace(h.read("/proc/sys/kernel/osrelease"))
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		h.warn("the kernel's release %q cannot be understood; at least %d.%d is needed", release, minKernelMajor, minKernelMinor)
-		return
-	}
-	if major < minKernelMajor || major == minKernelMajor && minor < minKernelMinor {
+	release := h.machine().KernelRelease()
+	old, err := KernelTooOld(release)
+	switch {
+	case err != nil:
+		h.warn("%v", err)
+	case old:
 		h.fail("the kernel is %s, and services need nftables as of %d.%d; update the kernel", release, minKernelMajor, minKernelMinor)
 	}
 }
 
 func (h *host) checkOverlay() {
-	if hasWord(h.read("/proc/filesystems"), "overlay") {
+	if h.machine().HasOverlay() {
 		return
-	}
-	release := strings.TrimSpace(h.read("/proc/sys/kernel/osrelease"))
-	if strings.Contains(h.read(filepath.Join(paths.Modules, release, "modules.dep")), "/overlay.ko") {
-		return // the kernel loads it on the first mount
 	}
 	if h.Overlayfs {
 		h.fail("--snapshotter is overlayfs, but the kernel has no overlay file system; load the module overlay, or use --snapshotter native")
 		return
 	}
 	h.warn("the kernel has no overlay file system; image layers are copied instead, which takes more disk space")
-}
-
-func hasWord(text, word string) bool {
-	return slices.Contains(strings.Fields(text), word)
 }

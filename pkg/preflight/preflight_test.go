@@ -129,7 +129,7 @@ nonsense
 `)
 	got := map[string]string{}
 	for _, path := range []string{"/", "/var/lib", "/var/library", "/var/lib/my data/x"} {
-		got[path] = mountOf(mounts, path).source
+		got[path] = mountOf(mounts, path).Source
 	}
 	want := map[string]string{"/": "/dev/sda1", "/var/lib": "/dev/sdb", "/var/library": "/dev/sda1", "/var/lib/my data/x": "/dev/sdc"}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -142,11 +142,11 @@ func TestExistingParent(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "gone"), filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := existingParent(filepath.Join(dir, "a", "b")); got != dir || err != nil {
+	if got, err := ExistingParent(filepath.Join(dir, "a", "b")); got != dir || err != nil {
 		t.Errorf("new directory: %q, %v; want %q", got, err, dir)
 	}
 	for _, bad := range []string{"file", "file/a", "link", "link/a"} {
-		if got, err := existingParent(filepath.Join(dir, bad)); err == nil {
+		if got, err := ExistingParent(filepath.Join(dir, bad)); err == nil {
 			t.Errorf("%s: no error but %q", bad, got)
 		}
 	}

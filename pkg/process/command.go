@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,18 @@ type Command struct {
 	Args  []string
 	Env   []string // nil: skiff's own environment
 	Stdin io.Reader
+	// MaxOutput is how much of its output is kept, from the end; default 64 KiB.
+	MaxOutput int
 }
+
+// ErrNotFound says that there is no such program on this machine.
+var ErrNotFound = exec.ErrNotFound
 
 // Output runs a command to its end and returns what it has written to its
 // standard output. It is killed when ctx ends. The error of one that fails has
 // the last lines it has written to its standard error.
 func Output(ctx context.Context, c Command) ([]byte, error) {
-	var stdout, stderr tail
+	stdout, stderr := tail{limit: c.MaxOutput}, tail{}
 	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Env, c.Stdin, &stdout, &stderr
 	cmd.WaitDelay = drainTimeout
@@ -62,12 +68,15 @@ func Detach(c Command, output string) (err error) {
 }
 
 // tail keeps the end of what is written to it.
-type tail struct{ b bytes.Buffer }
+type tail struct {
+	b     bytes.Buffer
+	limit int // 0 is maxOutput
+}
 
 // Write never fails.
 func (t *tail) Write(p []byte) (int, error) {
 	t.b.Write(p)
-	if over := t.b.Len() - maxOutput; over > 0 {
+	if over := t.b.Len() - cmp.Or(t.limit, maxOutput); over > 0 {
 		t.b.Next(over)
 	}
 	return len(p), nil

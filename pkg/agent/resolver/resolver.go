@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"skiff/internal/atomicfile"
 	"skiff/internal/filewatch"
+	"skiff/internal/resolvconf"
 	"skiff/pkg/component"
 )
 
@@ -112,7 +112,7 @@ func (k *Keeper) choose() (text, problem string) {
 			}
 			continue
 		}
-		text, servers, local := forPods(string(data))
+		text, servers, local := resolvconf.ForPods(string(data))
 		if len(servers) > 0 {
 			return text, ""
 		}
@@ -127,29 +127,4 @@ func (k *Keeper) choose() (text, problem string) {
 		}
 	}
 	return search, problem
-}
-
-// forPods is a resolver configuration without the servers that are this host
-// itself to the host, and the pod itself to a pod.
-func forPods(text string) (out string, servers, local []string) {
-	var b strings.Builder
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) == 0 || strings.HasPrefix(f[0], "#") || strings.HasPrefix(f[0], ";") {
-			continue
-		}
-		if f[0] == "nameserver" {
-			if len(f) < 2 {
-				continue
-			}
-			a, err := netip.ParseAddr(f[1])
-			if err != nil || a.IsUnspecified() || a.IsLoopback() {
-				local = append(local, f[1])
-				continue
-			}
-			servers = append(servers, f[1])
-		}
-		b.WriteString(strings.Join(f, " ") + "\n")
-	}
-	return b.String(), servers, local
 }
