@@ -76,3 +76,58 @@ func (l Layout) PodResolvConf() string { return filepath.Join(l.AgentEtc(), "res
 // StaticPods is the directory whose pod manifests the kubelet runs without
 // asking anybody.
 func (l Layout) StaticPods() string { return filepath.Join(l.Agent(), "pod-manifests") }
+
+// What package doctor looks at.
+const (
+	// SysctlFile is where `skiff doctor --fix` writes kernel settings; its name
+	// comes after those that distributions use.
+	SysctlFile = "/etc/sysctl.d/99-zz-skiff.conf"
+	// SysctlConf is the old file of kernel settings.
+	SysctlConf = "/etc/sysctl.conf"
+	// Fstab lists what is mounted at boot, swap included.
+	Fstab = "/etc/fstab"
+	// GrubDefaults is where GRUB's kernel command line is set.
+	GrubDefaults = "/etc/default/grub"
+	// IPTablesNames lists the tables of the old iptables.
+	IPTablesNames = "/proc/net/ip_tables_names"
+)
+
+// SysctlDirs hold kernel settings, weakest first.
+func SysctlDirs() []string {
+	return []string{"/lib/sysctl.d", "/usr/lib/sysctl.d", "/usr/local/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d"}
+}
+
+// PiCmdline are the places of a Raspberry Pi's kernel command line, the newer
+// one first.
+func PiCmdline() []string { return []string{"/boot/firmware/cmdline.txt", "/boot/cmdline.txt"} }
+
+// KernelConfig is how a kernel was built, where the distribution says so.
+func KernelConfig(release string) string { return filepath.Join("/boot", "config-"+release) }
+
+// SystemdRun exists while systemd runs the machine.
+const SystemdRun = "/run/systemd/system"
+
+// TimesyncUnits are where systemd's time service is installed.
+func TimesyncUnits() []string {
+	return []string{"/lib/systemd/system/systemd-timesyncd.service", "/usr/lib/systemd/system/systemd-timesyncd.service"}
+}
+
+// UFWConf says whether ufw is switched on.
+const UFWConf = "/etc/ufw/ufw.conf"
+
+// K3s is where K3s keeps what it has.
+func K3s() []string { return []string{K3sData, K3sEtc} }
+
+// RKE2 is where RKE2 does.
+func RKE2() []string { return []string{"/var/lib/rancher/rke2", "/etc/rancher/rke2"} }
+
+// K0s is where k0s does.
+func K0s() []string { return []string{"/var/lib/k0s", "/etc/k0s"} }
+
+// MicroK8s is where MicroK8s does.
+func MicroK8s() []string { return []string{"/var/snap/microk8s"} }
+
+// Kubeadm is where kubeadm does.
+func Kubeadm() []string {
+	return []string{"/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/admin.conf", "/etc/kubernetes/kubelet.conf"}
+}
