@@ -152,12 +152,13 @@ build/tools/golangci-lint: tools.mod tools.sum
 	GOFLAGS=-trimpath CGO_ENABLED=0 go build -modfile=tools.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 .PHONY: generate
-generate: bin/skiff ## Rewrite docs/reference: settings, commands, the manual page.
+generate: bin/skiff ## Rewrite docs/reference: settings, commands, the manual page, findings.
 	@mkdir -p docs/reference
 	bin/skiff generate-docs flags > build/flags.md
 	bin/skiff generate-docs commands > build/commands.md
 	bin/skiff generate-docs man > build/skiff.1
-	mv build/flags.md build/commands.md build/skiff.1 docs/reference/
+	bin/skiff generate-docs doctor > build/doctor.md
+	mv build/flags.md build/commands.md build/skiff.1 build/doctor.md docs/reference/
 
 .PHONY: release-size
 release-size: bin/skiff ## Print the size of bin/skiff, raw and as downloaded.

@@ -8,13 +8,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"skiff/pkg/config"
+	"skiff/pkg/doctor"
 )
 
 // docsCommand serves `make generate`.
 func docsCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "generate-docs",
-		Usage:     "print a page of docs/reference: flags, commands or man",
+		Usage:     "print a page of docs/reference: flags, commands, man or doctor",
 		ArgsUsage: "PAGE",
 		Hidden:    true,
 		Action: func(c *cli.Context) error {
@@ -22,10 +23,11 @@ func docsCommand() *cli.Command {
 				"flags":    config.Reference,
 				"commands": func() string { return commandReference(c.App) },
 				"man":      func() string { return manPage(c.App) },
+				"doctor":   doctor.Reference,
 			}
 			page := pages[c.Args().First()]
 			if page == nil || c.NArg() != 1 {
-				return usage(fmt.Errorf("%s wants flags, commands or man", c.Command.HelpName))
+				return usage(fmt.Errorf("%s wants flags, commands, man or doctor", c.Command.HelpName))
 			}
 			if _, err := io.WriteString(c.App.Writer, page()); err != nil {
 				return fmt.Errorf("write reference: %w", err)

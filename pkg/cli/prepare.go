@@ -36,7 +36,7 @@ func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err 
 		BuildTime: built,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, sayDoctor(err)
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("make --data-dir: %w", err)
@@ -49,10 +49,13 @@ func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err 
 		return nil, nil, fmt.Errorf("take --data-dir: %w", err)
 	}
 	if err := preflight.Ports(ports(cfg, node)); err != nil {
-		return nil, nil, errors.Join(err, lock.Release())
+		return nil, nil, errors.Join(sayDoctor(err), lock.Release())
 	}
 	return lock, warnings, nil
 }
+
+// sayDoctor ends an error about the machine with who knows more about it.
+func sayDoctor(err error) error { return fmt.Errorf("%w (skiff doctor says more)", err) }
 
 // ports lists what must be free. A kubelet port that the user chose is left to
 // the kubelet.

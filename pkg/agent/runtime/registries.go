@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	settings "skiff/pkg/config"
 )
 
 // registries is the content of registries.yaml, in the format that K3s
@@ -80,8 +82,7 @@ func parseRegistries(data []byte) (*registries, error) {
 	d.KnownFields(true)
 	if err := d.Decode(r); err != nil && !errors.Is(err, io.EOF) {
 		if e, ok := errors.AsType[*yaml.TypeError](err); ok {
-			// The names of our types are nobody's business.
-			return nil, errors.New(goType.ReplaceAllString(strings.Join(e.Errors, "; "), "is not known here"))
+			return nil, unknownKeys(e)
 		}
 		return nil, err
 	}
@@ -92,7 +93,32 @@ func parseRegistries(data []byte) (*registries, error) {
 	return r, r.validate(&doc)
 }
 
-var goType = regexp.MustCompile(`not found in type [\w.]+`)
+// unknownKey is what the library says of a key that a type does not have. The
+// names of our types are nobody's business.
+var unknownKey = regexp.MustCompile(`field (\S+) not found in type runtime\.(\w+)`)
+
+// unknownKeys says what the library says in our words, with a suggestion.
+func unknownKeys(e *yaml.TypeError) error {
+	known := map[string][]string{
+		"registries": {"mirrors", "configs"}, "mirror": {"endpoint", "rewrite"}, "registryConfig": {"auth", "tls"},
+		"auth":      {"username", "password", "auth", "identity_token", "token"},
+		"tlsConfig": {"ca_file", "cert_file", "key_file", "insecure_skip_verify"},
+	}
+	return errors.New(unknownKey.ReplaceAllStringFunc(strings.Join(e.Errors, "; "), func(text string) string {
+		m := unknownKey.FindStringSubmatch(text)
+		text = fmt.Sprintf("unknown key %q", m[1])
+		if s := settings.Suggest(m[1], known[m[2]]); s != "" {
+			text += ", did you mean " + s + "?"
+		}
+		return text
+	}))
+}
+
+// CheckRegistries reports what is wrong with a registries.yaml, if it is there.
+func CheckRegistries(file string) error {
+	_, err := loadRegistries(file)
+	return err
+}
 
 // line is where the value at a path of keys begins.
 func line(n *yaml.Node, keys ...string) int {

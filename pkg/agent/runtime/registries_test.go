@@ -145,7 +145,7 @@ func TestRegistriesRefused(t *testing.T) {
 		{"endpoint", "mirrors:\n  a:\n    endpoint: [\"ftp://x\"]\n", "mirrors.a.endpoint"},
 		{"rewrite", "mirrors:\n  a:\n    endpoint: [x]\n    rewrite: {\"^library/(.*)$\": \"b/$1\"}\n", "mirrors.a.rewrite"},
 		{"auth", "configs:\n  a:\n    auth: {auth: \"***\"}\n", "line 3: configs.\"a\".auth: auth is not base64"},
-		{"line of an unknown key", "mirrors:\n  a:\n    endpoints: [x]\n", "line 3: field endpoints is not known here"},
+		{"line of an unknown key", "mirrors:\n  a:\n    endpoints: [x]\n", `line 3: unknown key "endpoints", did you mean endpoint?`},
 		{"line of a syntax error", "mirrors:\n  a: [\n", "line 2"},
 		{"credentials for all", "configs:\n  \"*\":\n    auth: {username: u}\n", "line 3: configs.\"*\".auth: credentials"},
 		{"a name with a path", "mirrors:\n  a/b: {endpoint: [x]}\n", "line 2: mirrors.a/b: invalid name"},
