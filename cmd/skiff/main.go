@@ -6,8 +6,10 @@ import (
 	"context"
 	"os"
 
+	"skiff/internal/roots"
 	"skiff/pkg/applet"
 	"skiff/pkg/cli"
+	"skiff/pkg/paths"
 )
 
 func main() {
@@ -17,6 +19,7 @@ func main() {
 // run chooses between skiff and the programs it contains before anything else
 // happens, because those must start fast and parse their own flags.
 func run(args []string) int {
+	roots.Fallback(paths.Authorities())
 	if a, rest := applet.Find(applet.Table(), args); a != nil {
 		return a.Main(rest)
 	}
