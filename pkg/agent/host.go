@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -28,6 +29,16 @@ func executables() []string {
 // made by pods can be seen where they have to be.
 func (a *Agent) prepareHost(context.Context) error {
 	raiseLimits(paths.Sysctl, a.o.Logger)
+	// An image that is nothing but skiff has none, and libraries take it for granted.
+	if err := os.MkdirAll(os.TempDir(), 0o777|os.ModeSticky); err != nil {
+		return fmt.Errorf("make the directory for temporary files: %w", err)
+	}
+	if err := makeUsers(paths.Users); err != nil {
+		return err
+	}
+	if err := leaveCgroupRoot(paths.CgroupRoot, a.o.Logger); err != nil {
+		return err
+	}
 	if err := a.o.Payload.Stage(a.cfg.Paths.Bin(), executables()...); err != nil {
 		return err
 	}
@@ -38,6 +49,22 @@ func (a *Agent) prepareHost(context.Context) error {
 		a.o.Logger.Info("this host has no address of its own; using an internal one on the loopback interface", "address", ip)
 	}
 	return a.shareMounts()
+}
+
+// makeUsers writes a file of user accounts where there is none, which is in an
+// image that is nothing but skiff: the kubelet asks whether there is a user
+// called kubelet, and takes a missing file for a broken one.
+func makeUsers(file string) error {
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return fmt.Errorf("make a file of users: %w", err)
+	}
+	if err := os.WriteFile(file, []byte("root:x:0:0:root:/:/sbin/nologin\n"), 0o644); err != nil {
+		return fmt.Errorf("make a file of users: %w", err)
+	}
+	return nil
 }
 
 // shareMounts makes the root mount shared, if it is not: volumes with mount

@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,26 @@ func TestHasSysResource(t *testing.T) {
 		if got := hasSysResource(file); got != want {
 			t.Errorf("hasSysResource(%q) = %v, want %v", text, got, want)
 		}
+	}
+}
+
+func TestMakeUsers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "etc", "passwd")
+	if err := makeUsers(file); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(text), "root:x:0:0:") {
+		t.Errorf("the file made: %q, %v", text, err)
+	}
+	const theirs = "somebody:x:1000:1000::/:/bin/sh\n"
+	if err := os.WriteFile(file, []byte(theirs), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeUsers(file); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != theirs {
+		t.Errorf("a file that was there: %q, %v", text, err)
 	}
 }
 

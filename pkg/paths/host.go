@@ -2,9 +2,24 @@ package paths
 
 import "path/filepath"
 
+// Authorities are the files of certificate authorities that Linux distributions
+// have; a host needs one of them.
+func Authorities() []string {
+	return []string{
+		"/etc/ssl/certs/ca-certificates.crt",
+		"/etc/pki/tls/certs/ca-bundle.crt",
+		"/etc/ssl/ca-bundle.pem",
+		"/etc/pki/tls/cacert.pem",
+		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+		"/etc/ssl/cert.pem",
+	}
+}
+
 // Places on the host that skiff reads, and does not own. They are here so that
 // no other package spells an absolute path.
 const (
+	// Users is the file of user accounts.
+	Users = "/etc/passwd"
 	// ResolvConf is the C library's resolver configuration.
 	ResolvConf = "/etc/resolv.conf"
 	// Hosts and OSRelease are read by people who help.
@@ -31,6 +46,9 @@ const (
 	// SelfOOMScore is how likely the kernel is to kill this process when
 	// memory runs out.
 	SelfOOMScore = "/proc/self/oom_score_adj"
+	// Self is the running executable, also when its file was replaced.
+	Self = "/proc/self/exe"
+
 	// MountInfo lists the mounts of this process' mount namespace.
 	MountInfo = "/proc/self/mountinfo"
 	// InitName is the command name of the first process.
@@ -39,6 +57,8 @@ const (
 	Sysctl = "/proc/sys"
 	// Modules holds a directory of kernel modules for each kernel release.
 	Modules = "/lib/modules"
+	// CgroupRoot is where control groups are mounted.
+	CgroupRoot = "/sys/fs/cgroup"
 	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
 	// is the one in use.
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"

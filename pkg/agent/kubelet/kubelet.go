@@ -78,6 +78,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make kubelet: %w", err)
 	}
+	mountDirectly(deps, k.Logger)
 	if server.EnableServer {
 		local := net.JoinHostPort("localhost", strconv.Itoa(int(server.Port)))
 		if ip, err := netip.ParseAddr(server.Address); err == nil && !ip.IsUnspecified() {
