@@ -99,7 +99,7 @@ func uniform(commands []*cli.Command) {
 // rootAction runs when no command was recognised.
 func rootAction(c *cli.Context) error {
 	if c.Bool("version") {
-		return printVersion(c.App.Writer, "text")
+		return printVersion(c.App.Writer, "text", false)
 	}
 	if !c.Args().Present() {
 		return cli.ShowAppHelp(c)

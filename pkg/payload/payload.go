@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -23,6 +24,9 @@ import (
 // companions is the suffix of the directory of files that one executable needs
 // beside it: nft.d/* is staged with nft.
 const companions = ".d"
+
+// maxRead bounds what ReadFile unpacks; runc, the largest, has 11 MB.
+const maxRead = 128 << 20
 
 // self is the running executable, even after its file was replaced.
 const self = "/proc/self/exe"
@@ -95,6 +99,32 @@ func (p *Payload) Names() []string {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// Files lists every entry by its path, companions and licences too, sorted.
+func (p *Payload) Files() []string {
+	return slices.Sorted(maps.Keys(p.entries))
+}
+
+// ReadFile unpacks one entry of Files into memory.
+func (p *Payload) ReadFile(name string) ([]byte, error) {
+	e, ok := p.entries[name]
+	if !ok {
+		return nil, fmt.Errorf("no %q in the payload", name)
+	}
+	if e.UncompressedSize64 > maxRead {
+		return nil, fmt.Errorf("read %s of the payload: it has %d bytes, more than %d", name, e.UncompressedSize64, maxRead)
+	}
+	in, err := e.Open()
+	if err != nil {
+		return nil, fmt.Errorf("read %s of the payload: %w", name, err)
+	}
+	defer in.Close()
+	data, err := io.ReadAll(io.LimitReader(in, maxRead))
+	if err != nil {
+		return nil, fmt.Errorf("read %s of the payload: %w", name, err)
+	}
+	return data, nil
 }
 
 // files returns the entry called name and its companions.
