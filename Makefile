@@ -15,6 +15,23 @@ export CGO_CFLAGS := -O2 -DSQLITE_DQS=0 -DSQLITE_DEFAULT_MEMSTATUS=0 -DSQLITE_OM
 export CGO_ENABLED := 1
 export GOTOOLCHAIN ?= local
 
+# --- for which machine ---------------------------------------------------------
+# This machine's files lie in build and bin/skiff. Those for another one
+# (ARCH=arm64), and those with Go's FIPS 140-3 module (FIPS=1), have directories
+# of their own beside it: build/arm64 and bin/skiff-arm64.
+HOST_ARCH := $(shell go env GOHOSTARCH)
+ARCH ?= $(HOST_ARCH)
+FIPS ?=
+OTHER_ARCH := $(filter-out $(HOST_ARCH),$(ARCH))
+VARIANT := $(OTHER_ARCH)$(if $(FIPS),$(if $(OTHER_ARCH),-)fips)
+BUILD := build$(if $(VARIANT),/$(VARIANT))
+SKIFF := bin/skiff$(if $(VARIANT),-$(VARIANT))
+TRIPLET_amd64 := x86_64-linux-gnu
+TRIPLET_arm64 := aarch64-linux-gnu
+CC_TARGET := $(if $(OTHER_ARCH),$(TRIPLET_$(ARCH))-gcc,gcc)
+# Goes in front of the go command where it compiles for the target.
+GO_TARGET := $(if $(OTHER_ARCH),GOARCH=$(ARCH) CC=$(CC_TARGET)) $(if $(FIPS),GOFIPS140=certified)
+
 # --- versions: from go.mod and git, never from the clock ----------------------
 module_version = $(shell sed -n 's|^.*[[:space:]]$(1) \(v[^ ]*\).*|\1|p' go.mod | head -n 1)
 KUBERNETES_VERSION := $(call module_version,k8s.io/kubernetes)
@@ -24,39 +41,43 @@ CNI_VERSION := $(call module_version,github.com/containernetworking/plugins)
 COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 COMMIT_DATE := $(shell TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null || echo $(KUBERNETES_VERSION)+skiff1)
+FULL_VERSION := $(VERSION)$(if $(FIPS),$(if $(findstring +,$(VERSION)),.,+)fips)
 
 KUBERNETES_STAMP := gitVersion=$(KUBERNETES_VERSION)+skiff1 gitMajor=$(word 1,$(subst ., ,$(KUBERNETES_VERSION:v%=%))) \
 	gitMinor=$(word 2,$(subst ., ,$(KUBERNETES_VERSION))) gitCommit=$(COMMIT) gitTreeState=clean buildDate=$(COMMIT_DATE)
 LDFLAGS := -s -w -linkmode external -extldflags "-static -no-pie" \
 	$(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,$(foreach s,$(KUBERNETES_STAMP),-X $(p).$(s))) \
 	-X github.com/containerd/containerd/v2/version.Version=$(CONTAINERD_VERSION) \
-	-X skiff/pkg/version.Version=$(VERSION) -X skiff/pkg/version.Commit=$(COMMIT) -X skiff/pkg/version.BuildDate=$(COMMIT_DATE)
+	-X skiff/pkg/version.Version=$(FULL_VERSION) -X skiff/pkg/version.Commit=$(COMMIT) -X skiff/pkg/version.BuildDate=$(COMMIT_DATE)
 
 # --- what an executable depends on --------------------------------------------
 # Written only when it changes: a removed file or another commit must relink.
 SOURCES := $(sort $(shell find cmd internal pkg manifests -type f ! -name '*_test.go' ! -path '*/testdata/*' ! -name '.*' 2>/dev/null))
-NEEDS := build/needs.stamp
-$(shell mkdir -p build; printf '%s\n' $(SOURCES) '$(VERSION) $(COMMIT)' | cmp -s - build/inputs || printf '%s\n' $(SOURCES) '$(VERSION) $(COMMIT)' > build/inputs)
+NEEDS := build/needs.stamp $(if $(OTHER_ARCH),build/needs-$(ARCH).stamp)
+$(shell mkdir -p $(BUILD); printf '%s\n' $(SOURCES) '$(FULL_VERSION) $(COMMIT)' | cmp -s - $(BUILD)/inputs || printf '%s\n' $(SOURCES) '$(FULL_VERSION) $(COMMIT)' > $(BUILD)/inputs)
 
 .PHONY: build
-build: bin/skiff ## Build bin/skiff, one static executable (the default).
+build: $(SKIFF) ## Build bin/skiff, one static executable (the default).
 
-bin/skiff: build/skiff build/pack
 include payload/payload.mk
-bin/skiff: $(PAYLOAD_FILES)
+$(SKIFF): $(BUILD)/skiff build/pack $(PAYLOAD_FILES)
 	@mkdir -p $(@D)
-	build/pack build/skiff $(PAYLOAD) $@
+	build/pack $(BUILD)/skiff $(PAYLOAD) $@
 
-build/skiff: $(SOURCES) build/inputs go.mod go.sum Makefile | $(NEEDS)
-	@touch build/started
-	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
-	@touch -r build/started $@ # as old as what it was made from: an edit during the build is newer
+$(BUILD)/skiff: $(SOURCES) $(BUILD)/inputs go.mod go.sum Makefile | $(NEEDS)
+	@touch $(BUILD)/started
+	$(GO_TARGET) go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/skiff
+	@touch -r $(BUILD)/started $@ # as old as what it was made from: an edit during the build is newer
 
 build/pack: payload/pack/main.go $(wildcard pkg/payload/*.go) go.mod
 	CGO_ENABLED=0 go build -o $@ ./payload/pack
 
-$(NEEDS): scripts/needs.sh
+build/needs.stamp: scripts/needs.sh
 	@scripts/needs.sh
+	@mkdir -p $(@D) && touch $@
+
+build/needs-%.stamp: scripts/needs.sh
+	@scripts/needs.sh $*
 	@mkdir -p $(@D) && touch $@
 
 .PHONY: run
@@ -98,10 +119,16 @@ e2e: bin/skiff ## The scenarios of test/e2e, RUN=regexp for some (root).
 vmtest: bin/skiff ## Debian in a virtual machine, power cuts; RUN=regexp (root, slow).
 	SKIFF_VM=1 go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' ./test/vm
 
+.PHONY: arm64-test
+arm64-test: ## The executable for arm64 under qemu, RUN=regexp (root, very slow).
+	@scripts/needs.sh qemu
+	$(MAKE) ARCH=arm64 build
+	SKIFF_ARM64=1 go test -count 1 -v -timeout 2h -run '$(RUN)' ./test/arm64
+
 .PHONY: soak
 soak: bin/skiff | $(NEEDS) ## The datastore's tests, and others, in their long form; RUN=regexp for some (root, slow).
 	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -p 1 -run '$(RUN)' ./test/datastore/... ./pkg/datastore/repair
-	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -run '$(if $(RUN),$(RUN),^(TestReaddress|TestTunnel.*)$$)' $(E2E)
+	SKIFF_SOAK=1 go test -count 1 -v -timeout 6h -run '$(if $(RUN),$(RUN),^(TestReaddress|TestTunnel.*|TestContainer)$$)' $(E2E)
 	SKIFF_SOAK=1 go test -count 1 -v -timeout 1h -run '$(if $(RUN),$(RUN),^TestLeaks$$)' ./pkg/tunnel
 
 .PHONY: conformance
@@ -165,6 +192,8 @@ release-size: bin/skiff ## Print the size of bin/skiff, raw and as downloaded.
 	@printf '%-28s %12d bytes\n' 'bin/skiff' "$$(stat -c %s bin/skiff)" 'without payload' "$$(stat -c %s build/skiff)"
 	@printf '%-28s %12d bytes\n' 'bin/skiff, xz -6' "$$(xz -6 -T0 -c bin/skiff | wc -c)"
 
+include scripts/dist/release.mk
+
 .PHONY: gateway-api
 gateway-api: ## Make the Gateway API's definitions from the module again.
 	go run ./scripts/gatewayapi "$$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)" manifests/gateway-api.yaml pkg/agent/ingress/gateway/definitions.json
@@ -175,7 +204,7 @@ print-env: ## Print the flags every go command here uses, for a shell to eval.
 
 .PHONY: clean
 clean: ## Remove bin and build; Go's cache stays.
-	rm -rf bin build
+	rm -rf bin build dist dist-fips
 
 .PHONY: help
 help: ## List the targets.

@@ -1,16 +1,16 @@
 # The helper executables that bin/skiff carries, each from the version that
 # go.mod pins. They have flags of their own: see ../Makefile for skiff's.
 
-PAYLOAD := build/payload
+PAYLOAD := $(BUILD)/payload
 CNI_PLUGINS := main/bridge ipam/host-local main/loopback meta/portmap meta/bandwidth meta/firewall
 
-PAYLOAD_FILES := $(addprefix $(PAYLOAD)/,runc containerd-shim-runc-v2 nft nft.d/nft pause announce $(notdir $(CNI_PLUGINS)))
+PAYLOAD_FILES := $(addprefix $(PAYLOAD)/,runc containerd-shim-runc-v2 nft nft.d/nft pause announce $(notdir $(CNI_PLUGINS)) licenses/static/libc)
 
-PAYLOAD_GO := GOFLAGS='-trimpath -buildvcs=false' CGO_CFLAGS='-O2' go build
+PAYLOAD_GO := $(GO_TARGET) GOFLAGS='-trimpath -buildvcs=false' CGO_CFLAGS='-O2' go build
 CONTAINERD_PACKAGE := github.com/containerd/containerd/v2
 
 # Freestanding: no C library, no start files, no padding to pages.
-PAYLOAD_CC := gcc -Os -static -nostdlib -ffreestanding -fno-pie -no-pie -s \
+PAYLOAD_CC := $(CC_TARGET) -Os -static -nostdlib -ffreestanding -fno-pie -no-pie -s \
 	-fno-stack-protector -fno-asynchronous-unwind-tables -Wall -Wextra -Werror \
 	-Wl,--build-id=none,-z,noseparate-code,-z,noexecstack
 
@@ -48,5 +48,9 @@ $(PAYLOAD)/nft: payload/nft/nft.c payload/sys.h payload/payload.mk | $(NEEDS)
 	$(PAYLOAD_CC) -o $@ $<
 
 $(PAYLOAD)/nft.d/nft: payload/nft/fetch.sh | $(NEEDS)
-	payload/nft/fetch.sh $(@D) build/nft-work
+	payload/nft/fetch.sh $(@D) $(BUILD)/nft-work $(ARCH)
 	@touch $@
+
+# What of the C library and libseccomp lies in skiff and runc.
+$(PAYLOAD)/licenses/static/libc: payload/static.sh | $(NEEDS) $(PAYLOAD)/nft.d/nft
+	payload/static.sh $(@D) $(CC_TARGET)

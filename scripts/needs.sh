@@ -1,8 +1,11 @@
 #!/bin/sh
-# needs.sh: install what building and testing skiff need on a Debian machine.
+# needs.sh [ARCH|qemu]: install what building and testing skiff need on a Debian
+# machine; with ARCH (arm64, amd64), what compiling for that architecture needs;
+# with qemu, what running the result needs.
 # What is there is left alone; on other machines, or without root, it only says
-# what is missing. The Makefile runs it once (build/needs.stamp).
+# what is missing. The Makefile runs it once (build/needs*.stamp).
 set -eu
+arch=${1-}
 
 # package|a file or command that shows it is there
 needs='gcc|cmd:gcc
@@ -22,6 +25,26 @@ gawk|cmd:gawk
 mawk|cmd:mawk
 shellcheck|cmd:shellcheck
 postgresql|glob:/usr/lib/postgresql/*/bin/postgres'
+triplet=
+case $arch in
+'') ;;
+qemu)
+	arch=
+	needs='qemu-user-static|cmd:qemu-aarch64-static
+qemu-system-arm|cmd:qemu-system-aarch64
+busybox-static|static:/bin/busybox'
+	;;
+arm64) triplet=aarch64-linux-gnu ;;
+amd64) triplet=x86_64-linux-gnu ;;
+*)
+	echo "needs: no compiler for $arch: want amd64, arm64, or qemu" >&2
+	exit 2
+	;;
+esac
+# libseccomp is the one library that is linked for the other architecture.
+[ -z "$arch" ] || needs="gcc-$(echo $triplet | tr _ -)|cmd:$triplet-gcc
+libc6-dev-$arch-cross|cross:-lc
+libseccomp-dev:$arch|cross:-lseccomp"
 
 present() {
 	case $1 in
@@ -32,6 +55,7 @@ present() {
 		ls ${1#glob:} >/dev/null 2>&1
 		;;
 	static:*) [ -x "${1#static:}" ] && file -L "${1#static:}" 2>/dev/null | grep -q 'statically linked' ;;
+	cross:*) echo 'int main(void){return 0;}' | $triplet-gcc -static -x c - "${1#cross:}" -o /dev/null 2>/dev/null ;;
 	cc:*) echo 'int main(void){return 0;}' | gcc -static -x c - "${1#cc:}" -o /dev/null 2>/dev/null ;;
 	esac
 }
@@ -56,6 +80,8 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "needs: installing $missing" >&2
 export DEBIAN_FRONTEND=noninteractive
+# Debian installs libraries of a foreign architecture once dpkg knows of it.
+[ -z "$arch" ] || dpkg --add-architecture "$arch"
 apt-get -qq update
 case $missing in
 *postgresql*)

@@ -1,13 +1,13 @@
 #!/bin/sh
-# fetch.sh OUT WORK: put Debian's nft and all it loads into OUT (nft.d), and
-# the packages' copyright files into OUT/../licenses.
+# fetch.sh OUT WORK ARCH: put Debian's nft for that architecture, and all it
+# loads, into OUT (nft.d), and the packages' copyright files into OUT/../licenses.
 #
 # The packages come from one fixed release through a private apt state, so the
 # release and the sources of the building machine do not matter; apt verifies
 # Debian's signatures. Nothing is installed. See payload/README.md for why nft
 # is not linked statically from source.
 set -eu
-out=$1 work=$2
+out=$1 work=$2 arch=$3
 suite=trixie
 key=/usr/share/keyrings/debian-archive-keyring.gpg
 packages="nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10
@@ -30,6 +30,7 @@ work=$(cd "$work" && pwd)
 echo "deb [signed-by=$key] ${mirror:-http://deb.debian.org/debian} $suite main" >"$work/sources.list"
 apt() {
 	apt-get -qq -o Acquire::Retries=3 -o APT::Sandbox::User=root \
+		-o APT::Architecture="$arch" -o APT::Architectures="$arch" \
 		-o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=/dev/null \
 		-o Dir::Etc::preferencesparts=/dev/null -o Dir::State::lists="$work/lists" \
 		-o Dir::State::status=/dev/null -o Dir::Cache="$work" "$@"

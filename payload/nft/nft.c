@@ -4,6 +4,7 @@
  * host is used, so it runs on hosts with musl, an older glibc or no libraries.
  */
 #include <asm/errno.h>
+#include <linux/fcntl.h>
 
 #include "../sys.h"
 
@@ -45,7 +46,7 @@ void start(long *stack)
 	static char *args[1024];
 	long n, i, slash = 0;
 
-	n = sys4(__NR_readlink, (long)"/proc/self/exe", (long)self, sizeof(self) - 1, 0);
+	n = sys4(__NR_readlinkat, AT_FDCWD, (long)"/proc/self/exe", (long)self, sizeof(self) - 1);
 	if (n <= 0)
 		fail("cannot read /proc/self/exe");
 	for (i = 0; i < n; i++)

@@ -40,6 +40,8 @@ type Image struct {
 	Cmd        []string
 	User       string
 	Env        []string // added to the base's
+	// Architecture is the base's if it is empty, and without a base this machine's.
+	Architecture string
 }
 
 // Add makes the image and enters it into the layout's index. The same input
@@ -52,6 +54,9 @@ func (l Layout) Add(image Image) error {
 	manifest, config, err := l.base(index, image.Base)
 	if err != nil {
 		return fmt.Errorf("make image %s: %w", image.Ref, err)
+	}
+	if image.Architecture != "" {
+		config.Architecture = image.Architecture
 	}
 	for _, layer := range image.Layers {
 		descriptor, diff, err := l.addLayer(layer)
