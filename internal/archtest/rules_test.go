@@ -12,11 +12,7 @@ var layers = []struct {
 	{"parts", 1, []string{
 		"pkg/component", "pkg/process", "pkg/payload", "pkg/applet", "pkg/pki", "pkg/token", "pkg/config",
 		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify", "pkg/clock", "pkg/address",
-<<<<<<< HEAD
-		"pkg/release", "pkg/upgrade", "pkg/support", "pkg/doctor",
-=======
-		"pkg/release", "pkg/upgrade", "pkg/support", "pkg/inventory",
->>>>>>> 633eb42 (wip)
+		"pkg/release", "pkg/upgrade", "pkg/support", "pkg/doctor", "pkg/inventory",
 	}},
 	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore", "pkg/snapshot", "pkg/k3s"}},
 	{"components", 3, []string{"pkg/server/...", "pkg/agent/..."}},

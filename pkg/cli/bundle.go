@@ -97,7 +97,7 @@ func bundleOptions(c *cli.Context) support.Options {
 	}
 	o.PID = support.Holder(o.Paths.LockFile())
 	o.More = []support.Part{
-		{Name: "skiff/version.txt", Write: func(_ context.Context, w io.Writer) error { return printVersion(w, "text") }},
+		{Name: "skiff/version.txt", Write: func(_ context.Context, w io.Writer) error { return printVersion(w, "text", true) }},
 		{Name: "config/effective.txt", Write: func(_ context.Context, w io.Writer) error {
 			if cfgErr != nil {
 				return cfgErr

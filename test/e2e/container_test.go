@@ -63,7 +63,7 @@ func TestContainer(t *testing.T) {
 	h.Apply(fmt.Sprintf(containerPod, "agent", o.Ref(), `agent, --token, sesame, --server, "https://`+address+`:6443"`))
 
 	in := func(pod string, args ...string) hosts.Result {
-		return h.Exec("skiff", append([]string{"kubectl", "exec", pod, "--", "skiff"}, args...)...)
+		return h.Exec(append([]string{"skiff", "kubectl", "exec", pod, "--", "skiff"}, args...)...)
 	}
 	for _, pod := range []string{"server", "agent"} {
 		hosts.Eventually(t, 2*time.Minute, "all of "+pod+" to be ready", func() error {
