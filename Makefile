@@ -90,10 +90,16 @@ E2E := ./test/e2e/...
 UNIT = $$(go list ./... | grep -v '^skiff/test/')
 
 .PHONY: test
-test: bin/skiff ## Everything CI runs: vet, unit tests, e2e and fuzzing (root).
+test: bin/skiff build/tools/openrc ## Everything CI runs: vet, unit tests, e2e and fuzzing (root).
 	go vet ./...
 	$(MAKE) fuzz
 	go test -count 1 -timeout $(TEST_TIMEOUT) -p 1 ./...
+
+# Debian's OpenRC, unpacked and not installed: hosts of test/e2e boot it.
+build/tools/openrc:
+	rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && apt-get download -q openrc libeinfo1 librc1 && for d in *.deb; do dpkg-deb -x $$d . && rm $$d; done
+	mv $@.new $@
 
 # What strangers can send to a server: one minute each.
 FUZZ := pkg/token:FuzzParse pkg/join:FuzzRequest pkg/join:FuzzHandlers pkg/tunnel:FuzzTarget pkg/tunnel:FuzzAnswer pkg/tunnel:FuzzExit
@@ -112,7 +118,7 @@ unit: | $(NEEDS) ## The tests beside the code.
 	go test $(UNIT)
 
 .PHONY: e2e
-e2e: bin/skiff ## The scenarios of test/e2e, RUN=regexp for some (root).
+e2e: bin/skiff build/tools/openrc ## The scenarios of test/e2e, RUN=regexp for some (root).
 	go test -count 1 -v -timeout $(TEST_TIMEOUT) -run '$(RUN)' $(E2E)
 
 .PHONY: vmtest
