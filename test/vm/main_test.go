@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +45,7 @@ func needBase(t *testing.T) Base {
 }
 
 // newMachine is a Debian machine that has just been switched on, with the
-// files of an installation in /opt/vm.
+// files of an installation in /opt/vm, or those that the options name.
 func newMachine(t *testing.T, network bool) *Machine {
 	t.Helper()
 	return newMachineWith(t, Options{Network: network})
@@ -57,11 +58,11 @@ func newMachineWith(t *testing.T, o Options) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Files = map[string]string{
-		"skiff":         skiffBinary(),
-		"skiff.service": "../../docs/skiff.service",
-		"tool.tar":      archive,
+	o.Files = maps.Clone(o.Files)
+	if o.Files == nil {
+		o.Files = map[string]string{"skiff": skiffBinary(), "skiff.service": "../../docs/skiff.service"}
 	}
+	o.Files["tool.tar"] = archive
 	m := New(t, o)
 	m.Boot()
 	return m
