@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -80,7 +79,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	}
 	mountDirectly(deps, k.Logger)
 	if server.EnableServer {
-		local := net.JoinHostPort("localhost", strconv.Itoa(int(server.Port)))
+		// Not by a name: there are machines without /etc/hosts.
+		local := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(server.Port)))
 		if ip, err := netip.ParseAddr(server.Address); err == nil && !ip.IsUnspecified() {
 			local = address
 		}
@@ -99,7 +99,7 @@ func (k *Kubelet) Local() netip.AddrPort {
 	if address == nil {
 		return netip.AddrPort{}
 	}
-	at, err := netip.ParseAddrPort(strings.Replace(*address, "localhost:", "127.0.0.1:", 1))
+	at, err := netip.ParseAddrPort(*address)
 	if err != nil {
 		return netip.AddrPort{}
 	}
