@@ -38,10 +38,10 @@ func TestInstall(t *testing.T) {
 	t.Run("again", func(t *testing.T) { installAgain(t, shop.For(t)) })
 	t.Run("a changed release", func(t *testing.T) { installTampered(t, shop.For(t), files) })
 	before := s.containerIDs()
-	shop.Run("sh", stick+"/install.sh", "--node-label", "site=harbour")
-	s.eventually("the label of the second installation", func() error {
-		if got := shop.Kubectl("get", "nodes", "-l", "site=harbour", "--no-headers"); !strings.Contains(got, "shop") {
-			return fmt.Errorf("nodes with it: %q", got)
+	shop.Run("sh", stick+"/install.sh", "--kubelet-arg", "max-pods=50")
+	s.eventually("the setting of the second installation", func() error {
+		if got := shop.Kubectl("get", "node", "shop", "-o", "jsonpath={.status.capacity.pods}"); got != "50" {
+			return fmt.Errorf("room for %q pods, want 50", got)
 		}
 		return nil
 	})

@@ -156,7 +156,7 @@ func TestPlaces(t *testing.T) {
 	requests := m.serve("127.0.0.1:8080")
 	m.Run("sh", "-c", `mkdir /tmp/busybox /tmp/nocurl
 		busybox --install -s /tmp/busybox
-		ln -s /usr/bin/* `+tools+`/* /tmp/nocurl && rm /tmp/nocurl/curl`)
+		ln -sf /usr/bin/* `+tools+`/* /tmp/nocurl && rm /tmp/nocurl/curl`)
 	for _, tc := range []struct {
 		name    string
 		words   []string

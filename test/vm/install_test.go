@@ -33,8 +33,8 @@ func TestInstallScript(t *testing.T) {
 	if out := m.Run("sh /opt/vm/install.sh"); !strings.Contains(out, "nothing has changed") || m.Run("systemctl show -P MainPID skiff") != pid {
 		t.Errorf("the same again: %s", out)
 	}
-	m.Run(`sh /opt/vm/install.sh --node-label "site=harbour"`)
-	m.Eventually(time.Minute, "the label of the third run", "skiff kubectl get nodes -l site=harbour -o name | grep debian")
+	m.Run("sh /opt/vm/install.sh --kubelet-arg max-pods=50")
+	m.Eventually(time.Minute, "the setting of the third run", "skiff kubectl get node debian -o jsonpath={.status.capacity.pods} | grep -x 50")
 	if after := m.containers(); before["web"] != after["web"] {
 		t.Errorf("before %v, after %v", before, after)
 	}
