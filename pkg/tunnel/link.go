@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"skiff/internal/backoff"
@@ -108,12 +109,23 @@ func (l *link) attempt(ctx context.Context) error {
 	}
 	defer l.release(id)
 	if l.Watched != nil {
-		l.Watched(l.server, true)
-		defer l.Watched(l.server, false)
+		defer l.watch(w)()
 	}
 	l.Logger.Info("tunnel is open", "server", l.server)
 	l.clear()
 	return l.exit.serve(ctx, w)
+}
+
+// watch tells others of a session for as long as its connection lasts, which
+// the streams may outlive by seconds. The function returned waits for the end.
+func (l *link) watch(w *wire) (wait func()) {
+	l.Watched(l.server, true)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		<-w.done
+		l.Watched(l.server, false)
+	})
+	return ended.Wait
 }
 
 // sameError says that there is a session with this server already, until freed
