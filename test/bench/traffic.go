@@ -19,10 +19,12 @@ const (
 	// began is how much earlier the request's head may have been sent, answered
 	// how long what belongs to the request may take.
 	began, answered = 20 * time.Millisecond, 500 * time.Millisecond
-	// smallPing is the most payload of the tunnel's pings, in either direction.
-	smallPing = 64
-	// tunnelPings is how many of them there are in a minute at least.
-	tunnelPings = 4
+	// small is the most payload in the tunnel, where there are pings only, and the
+	// kernel's questions without any.
+	small = 64
+	// inTunnel is how many of them there are in a minute at least; on other
+	// connections that are quiet it is one or two.
+	inTunnel = 10
 )
 
 // day is the bytes of a day's traffic by what it is for.
@@ -53,8 +55,8 @@ func split(packets []hosts.Packet, window time.Duration) day {
 	requests, pings, other := map[netip.AddrPort]int{}, map[netip.AddrPort]int{}, map[netip.AddrPort]bool{}
 	for _, p := range packets {
 		switch end := agentEnd(p); {
-		case !p.TCP || p.Payload == 0:
-		case p.Payload <= smallPing:
+		case !p.TCP:
+		case p.Payload <= small:
 			pings[end]++
 		default:
 			other[end] = true
@@ -77,7 +79,7 @@ func split(packets []hosts.Packet, window time.Duration) day {
 			leases = leases[1:]
 		}
 		switch {
-		case p.TCP && !other[end] && float64(pings[end]) >= tunnelPings*window.Minutes():
+		case p.TCP && !other[end] && float64(pings[end]) >= inTunnel*window.Minutes():
 			sum.tunnel += float64(p.Size)
 		case len(leases) > 0 && p.At.After(leases[0].Add(-began)) && p.At.Before(leases[0].Add(answered)):
 			sum.leases += float64(p.Size)
