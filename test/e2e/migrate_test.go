@@ -183,7 +183,7 @@ spec:
 			"skiff/goroutines.txt":   {"goroutine"},
 			"logs/recent.txt":        {"starting skiff"},
 			"cluster/tables.txt":     {"talks", "till"},
-			"cluster/events.txt":     {"Pod/shop"},
+			"cluster/events.txt":     {"shop/Pod/"},
 			"cluster/pods.json":      {`"value": "[redacted]"`, `"talks"`},
 			"skiff/command-line.txt": {"server"},
 			"config/effective.txt":   {"node-label"},
