@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,13 +10,16 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"skiff/internal/atomicfile"
 	"skiff/pkg/config"
+	"skiff/pkg/doctor"
 	"skiff/pkg/paths"
 	"skiff/pkg/status"
 	"skiff/pkg/support"
@@ -74,33 +78,37 @@ func makeBundle(c *cli.Context) error {
 	return printLines(c.App.Writer, bundleText(file, archive.Len(), results)...)
 }
 
-// bundleOptions finds out where things are. A configuration that cannot be read
-// is part of what the bundle is for.
+// bundleOptions finds out where things are, from the skiff that runs here or
+// else from how it would be started. A configuration that cannot be read is part
+// of what the bundle is for.
 func bundleOptions(c *cli.Context) support.Options {
-	cfg, origins, cfgErr := loadOptions(c, config.RoleServer)
+	m, findings := readMachine(c)
+	cfg := m.cfg
 	o := support.Options{
-		Paths: paths.New(paths.DefaultData), Environ: os.Environ(), PodLogs: c.Bool("pod-logs"),
+		Paths: cfg.Paths, Registries: cfg.Node.PrivateRegistry, LogFile: cfg.Log.File, API: cfg.LocalURL(),
+		HostChanges: filepath.Join(cfg.Paths.Etc, "host-changes"), PID: m.pid, Environ: os.Environ(), PodLogs: c.Bool("pod-logs"),
 		Units: []string{
 			filepath.Join(paths.SystemdUnits, "skiff*.service*"), filepath.Join(paths.SystemdUnits, "skiff*.d", "*"),
 			filepath.Join(paths.OpenRCUnits, "skiff*"), filepath.Join(paths.OpenRCConf, "skiff*"),
 		},
 	}
-	o.ConfigFile, o.Registries, o.HostChanges = o.Paths.ConfigFile(), o.Paths.RegistriesFile(), filepath.Join(o.Paths.Etc, "host-changes")
-	if cfgErr == nil {
-		o.Paths, o.Registries, o.LogFile, o.API = cfg.Paths, cfg.Node.PrivateRegistry, cfg.Log.File, cfg.LocalURL()
-		if cfg.File != "" {
-			o.ConfigFile = cfg.File
-		}
+	if cfg.Role == config.RoleAgent {
+		o.API = cfg.APIURL()
 	}
-	if _, err := os.Stat(o.Paths.ServerTLS()); err != nil && cfgErr == nil {
-		o.API = cfg.APIURL() // This machine is an agent.
-	}
-	o.PID = support.Holder(o.Paths.LockFile())
+	o.ConfigFile = cmp.Or(c.String(config.ConfigFlag), cfg.File, cfg.Paths.ConfigFile())
+	examined := sync.OnceValue(func() *doctor.Report {
+		r := doctor.New(m.options()).Examine(c.Context, doctor.Everything)
+		r.Findings = append(slices.Clone(findings), r.Findings...)
+		return r
+	})
 	o.More = []support.Part{
+		{Name: "skiff/doctor.txt", Time: doctorTime, Write: func(_ context.Context, w io.Writer) error { return doctor.WriteText(w, examined()) }},
+		{Name: "skiff/doctor.json", Time: doctorTime, Write: func(_ context.Context, w io.Writer) error { return writeJSON(w, examined()) }},
 		{Name: "skiff/version.txt", Write: func(_ context.Context, w io.Writer) error { return printVersion(w, "text", true) }},
 		{Name: "config/effective.txt", Write: func(_ context.Context, w io.Writer) error {
-			if cfgErr != nil {
-				return cfgErr
+			cfg, origins, err := loadOptions(c, cfg.Role)
+			if err != nil {
+				return err
 			}
 			for _, s := range config.Effective(cfg, origins) {
 				fmt.Fprintf(w, "%s: %s  (%s)\n", s.Name, strings.Join(s.Values, ", "), s.Origin)
@@ -110,6 +118,9 @@ func bundleOptions(c *cli.Context) support.Options {
 	}
 	return o
 }
+
+// doctorTime is for the doctor, who writes to slow disks among other things.
+const doctorTime = 30 * time.Second
 
 // bundleHead is the beginning of the index.
 func bundleHead(host string) string {

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -33,20 +30,6 @@ func copyEnd(w io.Writer, path string, most int64) error {
 	}
 	_, err = io.Copy(w, io.LimitReader(from, most))
 	return err
-}
-
-// Holder is the skiff that has the lock of a data directory, if it still lives;
-// else 0.
-func Holder(lockFile string) int {
-	pid, err := strconv.Atoi(strings.TrimSpace(read(lockFile)))
-	if err != nil || pid <= 0 {
-		return 0
-	}
-	args := strings.Split(read(filepath.Join(procOf(pid), "cmdline")), "\x00")
-	if !slices.Contains(args, "server") && !slices.Contains(args, "agent") {
-		return 0 // The number is somebody else's by now.
-	}
-	return pid
 }
 
 // writeArguments shows how a process was started, one argument a line.

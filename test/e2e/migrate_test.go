@@ -169,6 +169,7 @@ spec:
 		"config/registries.yaml": {"192.0.2.9"},
 		"network/interfaces.txt": {"link 1 lo", h.Addr()},
 		"network/nft.txt":        {"table ip"},
+		"skiff/doctor.json":      {"findings"},
 		"skiff/certificates.txt": {"server-ca.crt", "until"},
 		"host/space.txt":         {"/var/lib/skiff/server"},
 		"host/sysctl.txt":        {"ip_forward"},
