@@ -42,6 +42,13 @@ func (a *Agent) prepareHost(context.Context) error {
 	if err := a.o.Payload.Stage(a.cfg.Paths.Bin(), executables()...); err != nil {
 		return err
 	}
+	removed, err := a.o.Payload.Prune(a.cfg.Paths.Bin())
+	if err != nil {
+		a.o.Logger.Warn("executables of another version stay", "error", err)
+	}
+	if len(removed) > 0 {
+		a.o.Logger.Info("executables of another version removed, which nothing runs any more", "files", removed)
+	}
 	if ip := a.cfg.InternalAddress; ip.IsValid() {
 		if err := netx.AddLoopbackAddress(ip); err != nil {
 			return fmt.Errorf("give the host an internal address: %w", err)

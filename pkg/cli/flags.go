@@ -64,7 +64,12 @@ func load(c *cli.Context, role config.Role) (config.Completed, config.Origins, e
 
 // loadOptions is load for commands that have arguments.
 func loadOptions(c *cli.Context, role config.Role) (config.Completed, config.Origins, error) {
-	cfg, origins, err := config.Load(role, config.Input{Flags: flagValues(c, role), Environ: os.Environ()})
+	return completeOptions(c, role, os.Environ())
+}
+
+// completeOptions is loadOptions with the environment of another process.
+func completeOptions(c *cli.Context, role config.Role, environ []string) (config.Completed, config.Origins, error) {
+	cfg, origins, err := config.Load(role, config.Input{Flags: flagValues(c, role), Environ: environ})
 	if err != nil {
 		return config.Completed{}, nil, usage(err)
 	}

@@ -23,18 +23,7 @@ const kubeletPort = 10250
 // way. The lock comes before the ports, because a second skiff is the likely
 // reason for both.
 func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err error) {
-	node := cfg.Role == config.RoleAgent || !cfg.Server.DisableAgent
-	built, err := time.Parse(time.RFC3339, version.BuildDate)
-	if err != nil {
-		built = time.Time{} // not stamped
-	}
-	warnings, err = preflight.Host(preflight.Options{
-		DataDir:   cfg.DataDir,
-		RunDir:    cfg.Paths.Run,
-		Node:      node,
-		Overlayfs: cfg.Node.Snapshotter == "overlayfs",
-		BuildTime: built,
-	})
+	warnings, err = preflight.Host(hostOptions(cfg))
 	if err != nil {
 		return nil, nil, sayDoctor(err)
 	}
@@ -48,7 +37,7 @@ func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err 
 	if err != nil {
 		return nil, nil, fmt.Errorf("take --data-dir: %w", err)
 	}
-	if err := preflight.Ports(ports(cfg, node)); err != nil {
+	if err := preflight.Ports(ports(cfg, runsPods(cfg))); err != nil {
 		return nil, nil, errors.Join(sayDoctor(err), lock.Release())
 	}
 	return lock, warnings, nil
@@ -56,6 +45,22 @@ func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err 
 
 // sayDoctor ends an error about the machine with who knows more about it.
 func sayDoctor(err error) error { return fmt.Errorf("%w (skiff doctor says more)", err) }
+
+// runsPods reports whether there is a node in this process.
+func runsPods(cfg config.Completed) bool {
+	return cfg.Role == config.RoleAgent || !cfg.Server.DisableAgent
+}
+
+// hostOptions is what the machine has to be fit for.
+func hostOptions(cfg config.Completed) preflight.Options {
+	built, err := time.Parse(time.RFC3339, version.BuildDate)
+	if err != nil {
+		built = time.Time{} // not stamped
+	}
+	return preflight.Options{
+		DataDir: cfg.DataDir, RunDir: cfg.Paths.Run, Node: runsPods(cfg), Overlayfs: cfg.Node.Snapshotter == "overlayfs", BuildTime: built,
+	}
+}
 
 // ports lists what must be free. A kubelet port that the user chose is left to
 // the kubelet.

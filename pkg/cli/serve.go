@@ -20,6 +20,7 @@ import (
 	"skiff/pkg/log"
 	"skiff/pkg/notify"
 	"skiff/pkg/status"
+	"skiff/pkg/upgrade"
 	"skiff/pkg/version"
 )
 
@@ -127,8 +128,18 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		defer close(adapted)
 		gc.run(ctx, g.Ready())
 	}()
+	noted := make(chan struct{})
+	go func() {
+		defer close(noted)
+		minded := logger.With("component", "upgrade")
+		if self, err := os.Executable(); err == nil {
+			upgrade.Tidy(upgradeDir(), self, minded)
+		}
+		upgrade.Announce(ctx, upgradeDir(), notes, minded)
+	}()
 	err = runGroup(ctx, g, manager, logger)
 	cancel(nil)
+	<-noted
 	<-announced
 	<-adapted
 	select {

@@ -62,6 +62,12 @@ const (
 	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
 	// is the one in use.
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
+	// SystemdRuns exists where systemd is the first process, OpenRCRuns where
+	// OpenRC is the service manager.
+	SystemdRuns = "/run/systemd/system"
+	OpenRCRuns  = "/run/openrc"
+	// InitScripts is where OpenRC's services are.
+	InitScripts = "/etc/init.d"
 	// MemInfo has the machine's memory.
 	MemInfo = "/proc/meminfo"
 	// ProductUUID and BoardSerial are what the hardware calls itself: the first

@@ -50,6 +50,14 @@ func (l Layout) AdminKubeconfig() string { return filepath.Join(l.Etc, "skiff.ya
 // ReleaseKey is the public key that releases must be signed with.
 func (l Layout) ReleaseKey() string { return filepath.Join(l.Etc, "release.pub") }
 
+// ReleaseURL says where releases come from: one line, which is an address or a
+// directory.
+func (l Layout) ReleaseURL() string { return filepath.Join(l.Etc, "release.url") }
+
+// Upgrade holds what is kept for the way back from an upgrade. The service looks
+// for the guard in that of DefaultData, wherever the rest of the data is.
+func (l Layout) Upgrade() string { return filepath.Join(l.Data, "upgrade") }
+
 // Server is the root of the control plane's state.
 func (l Layout) Server() string { return filepath.Join(l.Data, "server") }
 

@@ -106,10 +106,19 @@ func (r *Reader) Extract(w io.Writer) error {
 	return nil
 }
 
+// Effort is how hard Write tries to make a file small.
+type Effort bool
+
+// A release takes half a minute to be small; tests have no time for that.
+const (
+	Small Effort = true
+	Fast  Effort = false
+)
+
 // Write writes an upgrade file with the executable. Size and checksum are filled
 // in; all else of the manifest is the caller's. The same input gives the same
 // bytes.
-func Write(w io.Writer, m Manifest, executable *os.File, signer Signer) error {
+func Write(w io.Writer, m Manifest, executable *os.File, signer Signer, effort Effort) error {
 	sum := sha256.New()
 	size, err := io.Copy(sum, executable)
 	if err != nil {
@@ -137,12 +146,16 @@ func Write(w io.Writer, m Manifest, executable *os.File, signer Signer) error {
 			return fmt.Errorf("write upgrade file: %w", err)
 		}
 	}
-	return compress(w, executable)
+	return compress(w, executable, effort)
 }
 
-func compress(w io.Writer, r io.Reader) error {
+func compress(w io.Writer, r io.Reader, effort Effort) error {
+	level := zstd.SpeedFastest
+	if effort == Small {
+		level = zstd.SpeedBestCompression
+	}
 	// One at a time: how many processors there are must not show in the bytes.
-	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxWindow/2))
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(maxWindow/2))
 	if err != nil {
 		return fmt.Errorf("compress executable: %w", err)
 	}

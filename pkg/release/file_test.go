@@ -25,7 +25,7 @@ func packed(t *testing.T, m Manifest, executable string, signer Signer) []byte {
 	must(t, err)
 	defer f.Close()
 	var b bytes.Buffer
-	must(t, Write(&b, m, f, signer))
+	must(t, Write(&b, m, f, signer, Small))
 	return b.Bytes()
 }
 

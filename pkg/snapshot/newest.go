@@ -35,6 +35,12 @@ func NewestDatabase(ctx context.Context, dir, to string) (Info, error) {
 	return Info{}, errors.Join(append([]error{&NoneError{Dir: dir}}, errs...)...)
 }
 
+// ExtractDatabase extracts the database of one snapshot to the new file to.
+func ExtractDatabase(ctx context.Context, archive, to string) error {
+	_, err := extractDatabase(ctx, archive, to)
+	return err
+}
+
 // extractDatabase extracts the database of one snapshot.
 func extractDatabase(ctx context.Context, archive, to string) (_ Info, err error) {
 	info := Info{Name: filepath.Base(archive), Path: archive}

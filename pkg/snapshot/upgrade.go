@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,8 +16,13 @@ import (
 	"skiff/pkg/status"
 )
 
-// keepPreUpgrade is how many snapshots from before upgrades are kept.
-const keepPreUpgrade = 3
+const (
+	// keepPreUpgrade is how many snapshots from before upgrades are kept.
+	keepPreUpgrade = 3
+	// justNow is how old a snapshot may be that an upgrade has made before it
+	// started this version. Another one would only wear the disk.
+	justNow = 10 * time.Minute
+)
 
 // BeforeUpgrade makes a snapshot if the data was last used by another version
 // of skiff, and notes that this one uses it now. It is called before anything
@@ -36,7 +42,12 @@ func BeforeUpgrade(ctx context.Context, src Source, dir string, notes status.Not
 		if last == "" {
 			last = "unknown"
 		}
-		preUpgrade(ctx, src, dir, last, notes, logger)
+		if !madeJustNow(dir, last, time.Now()) {
+			preUpgrade(ctx, src, dir, last, notes, logger)
+		}
+		if _, err := Prune(dir, PreUpgrade, keepPreUpgrade, time.Now()); err != nil {
+			logger.Warn("old snapshots could not be removed", "error", err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("make directory of the server: %w", err)
@@ -45,6 +56,15 @@ func BeforeUpgrade(ctx context.Context, src Source, dir string, notes status.Not
 		return fmt.Errorf("note which skiff uses the data: %w", err)
 	}
 	return nil
+}
+
+// madeJustNow reports whether there is such a snapshot already.
+func madeJustNow(dir, version string, now time.Time) bool {
+	list, err := List(dir)
+	return err == nil && slices.ContainsFunc(list, func(i Info) bool {
+		age := now.Sub(i.Time)
+		return i.Kind == PreUpgrade && i.Version == version && i.Problem == "" && age > -time.Second && age < justNow
+	})
 }
 
 func preUpgrade(ctx context.Context, src Source, dir, last string, notes status.Notes, logger *slog.Logger) {
@@ -58,9 +78,6 @@ func preUpgrade(ctx context.Context, src Source, dir, last string, notes status.
 		return
 	}
 	logger.Info("snapshot made", "file", info.Path, "size", info.Size)
-	if _, err := Prune(dir, PreUpgrade, keepPreUpgrade, time.Now()); err != nil {
-		logger.Warn("old snapshots could not be removed", "error", err)
-	}
 }
 
 // fileWord makes a version fit for a file's name.

@@ -183,7 +183,7 @@ func pack(o options, names []string) (err error) {
 		}
 	}()
 	b := bufio.NewWriterSize(out, 1<<20)
-	if err := release.Write(b, m, executable, signer); err != nil {
+	if err := release.Write(b, m, executable, signer, release.Small); err != nil {
 		return err
 	}
 	return b.Flush()
