@@ -21,9 +21,11 @@ func TestCrossNode(t *testing.T) {
 	p.ingress()
 	p.volume()
 	p.trouble()
+	p.third()
 }
 
-// TestCrossNodeDualStack is one with both IP families, over routes.
+// TestCrossNodeDualStack is one with both IP families, over routes, and then
+// over VXLAN.
 func TestCrossNodeDualStack(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, hosts.NewNetwork(t, hosts.DualStack()), "--cluster-cidr", "10.42.0.0/16,fd00:42::/56", "--flannel-backend", "host-gw")
@@ -39,9 +41,10 @@ func TestCrossNodeDualStack(t *testing.T) {
 	if links := p.agent.Run("ls", "/sys/class/net"); strings.Contains(links, "flannel") {
 		t.Errorf("there is a tunnel in host-gw: %s", links)
 	}
+	p.otherBackend("vxlan")
 }
 
-// TestCrossNodeIPv6 is one without any IPv4, over VXLAN.
+// TestCrossNodeIPv6 is one without any IPv4, over VXLAN, and then over routes.
 func TestCrossNodeIPv6(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, hosts.NewNetwork(t, hosts.IPv6Only()), "--cluster-cidr", "fd00:42::/56")
@@ -51,6 +54,7 @@ func TestCrossNodeIPv6(t *testing.T) {
 	p.ingress()
 	contains(t, "the API's Service", p.Kubectl("get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"), "fd00:43::1")
 	p.gets("web-beta", "https://kubernetes.default.svc.cluster.local/version", "gitVersion")
+	p.otherBackend("host-gw")
 }
 
 // datagrams asks a name server on the other node by a Service: UDP through

@@ -15,12 +15,13 @@ import (
 type pair struct {
 	*space
 	server, agent *hosts.Host
+	args          []string // the server's
 }
 
 // newPair starts the machines on the network and the pods on them.
 func newPair(t *testing.T, n *hosts.Network, args ...string) *pair {
 	t.Helper()
-	p := &pair{server: newHost(t, hosts.Named("alpha"), hosts.On(n)), agent: newHost(t, hosts.Named("beta"), hosts.On(n))}
+	p := &pair{server: newHost(t, hosts.Named("alpha"), hosts.On(n)), agent: newHost(t, hosts.Named("beta"), hosts.On(n)), args: args}
 	p.server.StartServer(args...)
 	p.agent.StartAgent(p.server)
 	p.server.WaitReady()
