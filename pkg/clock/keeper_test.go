@@ -43,7 +43,7 @@ func (f *fake) Set(t time.Time) error {
 	if f.locked {
 		return errors.New("operation not permitted")
 	}
-	f.offset = t.Sub(time.Now())
+	f.offset = time.Until(t)
 	return nil
 }
 

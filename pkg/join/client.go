@@ -142,7 +142,7 @@ func (c *Client) exchange(ctx context.Context, d *disk, node NodeInfo) (*Bundle,
 				return nil, call.explain(fmt.Errorf("what the server issued is of no use here: %s", why))
 			}
 			if call.ahead.Abs() > maxApart {
-				c.Logger.Warn("the clocks of node and server differ", "node", c.now().UTC().Format(time.DateTime), "server is ahead by", call.ahead.Round(time.Second).String())
+				c.Logger.Warn("the clocks of node and server differ", "node", c.now().UTC().Format(time.DateTime), "serverAhead", call.ahead.Round(time.Second).String())
 			}
 			if c.Heard != nil && call.caPEM != "" {
 				c.Heard(c.URL, c.serverNow())

@@ -22,7 +22,7 @@ func TestWaits(t *testing.T) {
 	there := target(t, echo)
 	late := time.AfterFunc(700*time.Millisecond, func() { s.client("n1") })
 	defer late.Stop()
-	if err := said(s.dial("n1", there), "hello"); err != nil {
+	if err := said(s.dial(there), "hello"); err != nil {
 		t.Error(err)
 	}
 	began := time.Now()
@@ -55,7 +55,7 @@ func TestWatched(t *testing.T) {
 	for range want {
 		if len(got) == 1 {
 			// What is on the way to a target that does not read takes its time.
-			stream := s.dial("n1", target(t, func(*net.TCPConn) { <-t.Context().Done() }))
+			stream := s.dial(target(t, func(*net.TCPConn) { <-t.Context().Done() }))
 			writing.Go(func() { _, _ = stream.Write(make([]byte, 32<<20)) })
 			time.Sleep(500 * time.Millisecond)
 			p.cut()
@@ -102,7 +102,7 @@ func TestReconnects(t *testing.T) {
 			p := newPath(t, s.address())
 			c, _ := s.client("n1", at(p.Addr().String()))
 			there := target(t, echo)
-			old := s.dial("n1", there)
+			old := s.dial(there)
 			if err := said(old, "before"); err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +113,7 @@ func TestReconnects(t *testing.T) {
 			time.Sleep(100 * time.Millisecond) // All is acknowledged: what a path repeats is a sign of life.
 			tt.harm(p, s)
 			began := time.Now()
-			if err := said(s.dial("n1", there), "after"); err != nil {
+			if err := said(s.dial(there), "after"); err != nil {
 				t.Error(err)
 			}
 			t.Logf("connected again after %s", time.Since(began).Round(time.Millisecond))
@@ -139,7 +139,7 @@ func TestSlowTarget(t *testing.T) {
 	})
 	s.eventually("session", func() bool { return len(s.Peers()) == 1 })
 	since := s.Peers()[0].Since
-	if err := said(s.dial("n1", there), "at last"); err != nil {
+	if err := said(s.dial(there), "at last"); err != nil {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), doubtAfter+500*time.Millisecond)
@@ -157,10 +157,10 @@ func TestSlowTarget(t *testing.T) {
 func TestMoved(t *testing.T) {
 	s := newStage(t, nil)
 	c, _ := s.client("n1")
-	s.dial("n1", target(t, echo))
+	s.dial(target(t, echo))
 	since := s.Peers()[0].Since
 	c.Moved(func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.1") })
-	if err := said(s.dial("n1", target(t, echo)), "here"); err != nil || !s.Peers()[0].Since.Equal(since) {
+	if err := said(s.dial(target(t, echo)), "here"); err != nil || !s.Peers()[0].Since.Equal(since) {
 		t.Errorf("a session was ended without need (%v)", err)
 	}
 	began := time.Now()
@@ -223,7 +223,7 @@ func TestOldStreamsEnd(t *testing.T) {
 	p := newPath(t, s.address())
 	s.client("n1", at(p.Addr().String()))
 	closed := make(chan struct{})
-	c := s.dial("n1", target(t, func(c *net.TCPConn) {
+	c := s.dial(target(t, func(c *net.TCPConn) {
 		_, _ = io.Copy(io.Discard, c)
 		close(closed)
 	}))
@@ -241,7 +241,7 @@ func TestNewestIsUsed(t *testing.T) {
 	there := target(t, echo)
 	_, stopOld := s.client("n1")
 	s.eventually("first session", func() bool { return len(s.Peers()) == 1 })
-	old := s.dial("n1", there)
+	old := s.dial(there)
 	_, stopNew := s.client("n1")
 	s.eventually("second session", func() bool { p := s.Peers(); return len(p) == 1 && p[0].Sessions == 2 })
 	stopNew()
@@ -249,7 +249,7 @@ func TestNewestIsUsed(t *testing.T) {
 	if err := said(old, "still"); err != nil {
 		t.Errorf("the older session lost its stream: %v", err)
 	}
-	if err := said(s.dial("n1", there), "again"); err != nil {
+	if err := said(s.dial(there), "again"); err != nil {
 		t.Error(err)
 	}
 	stopOld()
@@ -277,7 +277,7 @@ func TestServerChanges(t *testing.T) {
 	servers.set(first.address())
 	c, _ := first.client("n1", func(c *Client) { c.Servers = servers.get })
 	there := target(t, echo)
-	first.dial("n1", there)
+	first.dial(there)
 	address := first.address()
 	first.stop()
 
@@ -287,7 +287,7 @@ func TestServerChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := newStage(t, l)
-	if err := said(second.dial("n1", there), "restarted"); err != nil {
+	if err := said(second.dial(there), "restarted"); err != nil {
 		t.Error(err)
 	}
 	t.Logf("back at a restarted server after %s", time.Since(began).Round(time.Millisecond))
@@ -295,7 +295,7 @@ func TestServerChanges(t *testing.T) {
 	third := newStage(t, nil)
 	began = time.Now()
 	servers.set(third.address())
-	if err := said(third.dial("n1", there), "moved"); err != nil {
+	if err := said(third.dial(there), "moved"); err != nil {
 		t.Error(err)
 	}
 	t.Logf("at a server under a new address after %s", time.Since(began).Round(time.Millisecond))
@@ -321,7 +321,7 @@ func TestOneServerTwoAddresses(t *testing.T) {
 			way.cut()
 		}
 	}
-	s.dial("n1", target(t, echo))
+	s.dial(target(t, echo))
 	if got := c.Connected(); len(got) != 1 || got[0] == first {
 		t.Errorf("connected to %v, was to %s", got, first)
 	}

@@ -70,7 +70,7 @@ func BenchmarkThroughput(b *testing.B) {
 			chunk := make([]byte, 32<<10)
 			b.SetBytes(int64(len(chunk)))
 			if to == "server" {
-				c := s.dial("n1", target(b, func(c *net.TCPConn) {
+				c := s.dial(target(b, func(c *net.TCPConn) {
 					for {
 						if _, err := c.Write(chunk); err != nil {
 							return
@@ -84,7 +84,7 @@ func BenchmarkThroughput(b *testing.B) {
 				}
 				return
 			}
-			c := s.dial("n1", target(b, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }))
+			c := s.dial(target(b, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }))
 			for b.Loop() {
 				if _, err := c.Write(chunk); err != nil {
 					b.Fatal(err)
@@ -100,7 +100,7 @@ func BenchmarkDial(b *testing.B) {
 	s.client("n1")
 	there := target(b, echo)
 	for b.Loop() {
-		c := s.dial("n1", there)
+		c := s.dial(there)
 		if err := said(c, "x"); err != nil {
 			b.Fatal(err)
 		}

@@ -28,7 +28,7 @@ func TestIsAConnection(t *testing.T) {
 			return nil, nil, nil, err
 		}
 		defer l.Close()
-		c1 = s.dial("n1", l.Addr().String())
+		c1 = s.dial(l.Addr().String())
 		c2, err = l.Accept()
 		return c1, c2, func() { _, _ = c1.Close(), c2.Close() }, err
 	})
@@ -37,7 +37,7 @@ func TestIsAConnection(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	s := newStage(t, nil)
 	s.client("n1")
-	s.dial("n1", target(t, echo))
+	s.dial(target(t, echo))
 	closed := target(t, echo)
 	down, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,7 +64,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := s.DialContext(t.Context(), "n1", "localhost:80"); err == nil {
 		t.Error("a name was dialled")
 	}
-	if err := said(s.dial("n1", closed), "still there"); err != nil {
+	if err := said(s.dial(closed), "still there"); err != nil {
 		t.Error(err)
 	}
 }
@@ -118,7 +118,7 @@ func TestEnds(t *testing.T) {
 	s := newStage(t, nil)
 	s.client("n1")
 	t.Run("the server has no more to say", func(t *testing.T) {
-		c := s.dial("n1", target(t, func(c *net.TCPConn) {
+		c := s.dial(target(t, func(c *net.TCPConn) {
 			all, _ := io.ReadAll(c)
 			_, _ = c.Write(append(all, " and more"...))
 		}))
@@ -129,7 +129,7 @@ func TestEnds(t *testing.T) {
 		}
 	})
 	t.Run("the target has no more to say", func(t *testing.T) {
-		c := s.dial("n1", target(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, "bye") }))
+		c := s.dial(target(t, func(c *net.TCPConn) { _, _ = io.WriteString(c, "bye") }))
 		if got, err := io.ReadAll(c); err != nil || string(got) != "bye" {
 			t.Errorf("got %q, %v", got, err)
 		}
@@ -138,7 +138,7 @@ func TestEnds(t *testing.T) {
 		}
 	})
 	t.Run("the target breaks off", func(t *testing.T) {
-		c := s.dial("n1", target(t, func(c *net.TCPConn) {
+		c := s.dial(target(t, func(c *net.TCPConn) {
 			_, _ = c.Read(make([]byte, 1))
 			_ = c.SetLinger(0)
 		}))
@@ -149,7 +149,7 @@ func TestEnds(t *testing.T) {
 	})
 	t.Run("the server closes", func(t *testing.T) {
 		got := make(chan int, 1)
-		c := s.dial("n1", target(t, func(c *net.TCPConn) {
+		c := s.dial(target(t, func(c *net.TCPConn) {
 			n, _ := io.Copy(io.Discard, c)
 			got <- int(n)
 		}))
@@ -176,8 +176,8 @@ func TestSlowReader(t *testing.T) {
 	})
 	sink := target(t, func(*net.TCPConn) { <-end })
 	for range 20 {
-		s.dial("n1", source) // and is not read
-		c := s.dial("n1", sink)
+		s.dial(source) // and is not read
+		c := s.dial(sink)
 		deaf.Go(func() { _, _ = c.Write(make([]byte, 64<<20)) })
 		t.Cleanup(func() { _ = c.Close() })
 	}
@@ -187,7 +187,7 @@ func TestSlowReader(t *testing.T) {
 	there := target(t, echo)
 	for range 4 {
 		talking.Go(func() {
-			c := s.dial("n1", there)
+			c := s.dial(there)
 			sent := make([]byte, 8<<20)
 			_, _ = rand.Read(sent)
 			go func() { _, _ = c.Write(sent) }()

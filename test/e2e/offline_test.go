@@ -263,7 +263,7 @@ func (i *inside) containers() []string {
 func (i *inside) pods(prefix string) []string {
 	r := i.Exec("skiff", "crictl", "pods", "--state", "Ready", "--namespace", i.ns)
 	var found []string
-	for _, word := range strings.Fields(r.Stdout) {
+	for word := range strings.FieldsSeq(r.Stdout) {
 		if strings.HasPrefix(word, prefix) {
 			found = append(found, word)
 		}

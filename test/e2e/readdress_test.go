@@ -98,7 +98,8 @@ func agentMoves(t *testing.T, s *space, agent *hosts.Host) {
 		one.eventually("the Node to have "+addr, func() error { return is(internalIPOf(one, agent.Name()), addr) })
 		one.eventually("the kubelet's certificate to name "+addr, func() error { return kubeletVerifies(there) })
 		one.eventually("the pod from the other node", func() error {
-			_, err := one.tryIn("client", "/tool", "get", "http://"+pod+":8080/")
+			// TCP asks after 1, 3, 7 s: one attempt would outlast what it is to measure.
+			_, err := one.tryIn("client", "timeout", "2", "/tool", "get", "http://"+pod+":8080/")
 			return err
 		})
 		one.eventually("exec into the pod", func() error {

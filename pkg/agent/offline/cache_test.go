@@ -36,7 +36,7 @@ func (n notes) Clear(k string)  { delete(n, k) }
 type node struct {
 	*Cache
 	t      *testing.T
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // Of the test.
 	client kubernetes.Interface
 	stop   func()
 }

@@ -61,7 +61,7 @@ type link struct {
 	known   bool
 	online  bool
 	look    chan struct{}   // closed when the next look has ended; guarded by mu
-	session context.Context // ends when the server is lost; nil before
+	session context.Context //nolint:containedctx // It is no call's: it ends when the server is lost; nil before.
 	lose    context.CancelCauseFunc
 	found   chan struct{} // closed when a server is found; nil while online
 	target  *target       // whom to ask

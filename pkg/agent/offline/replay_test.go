@@ -12,7 +12,8 @@ func FuzzReplay(f *testing.F) {
 		{Op: opPut, Table: pods, Key: "a/b", Version: "7"},
 		{Op: opJoin, Table: pods, Key: "a/b", Stream: "s"},
 		{Op: opVersion, Table: pods, Stream: "s", Version: "9"},
-		{Op: opDrop, Table: nodes, Key: "n1"}, {Op: opForget, Stream: "s"},
+		{Op: opDrop, Table: nodes, Key: "n1"},
+		{Op: opForget, Stream: "s"},
 	} {
 		content, err := record(h, []byte("\x0a\x00"))
 		if err != nil {

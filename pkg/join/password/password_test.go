@@ -26,8 +26,8 @@ func keeper(objects ...runtime.Object) (*Keeper, *fake.Clientset) {
 	return New(func() kubernetes.Interface { return client }, func() time.Time { return day }, slog.New(slog.DiscardHandler)), client
 }
 
-func node(name string, ready corev1.ConditionStatus, since time.Duration) *corev1.Node {
-	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+func node(ready corev1.ConditionStatus, since time.Duration) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
 		{Type: corev1.NodeReady, Status: ready, LastTransitionTime: metav1.NewTime(day.Add(-since))},
 	}}}
 }
@@ -67,11 +67,11 @@ func TestClaim(t *testing.T) {
 	}{
 		{"the same again", nil, old, ""},
 		{"another name", nil, claim("n2", "other", ""), ""},
-		{"another machine", []runtime.Object{node("n1", corev1.ConditionUnknown, 24*time.Hour)}, claim("n1", "new", "uuid-2"), join.CodeName},
-		{"a machine that does not say", []runtime.Object{node("n1", corev1.ConditionUnknown, 24*time.Hour)}, claim("n1", "new", ""), join.CodeName},
-		{"re-installed, seen just now", []runtime.Object{node("n1", corev1.ConditionTrue, time.Hour)}, claim("n1", "new", "uuid-1"), join.CodeName},
-		{"re-installed, away for a minute", []runtime.Object{node("n1", corev1.ConditionUnknown, time.Minute)}, claim("n1", "new", "uuid-1"), join.CodeName},
-		{"re-installed, away for long", []runtime.Object{node("n1", corev1.ConditionUnknown, 6*time.Minute)}, claim("n1", "new", "uuid-1"), ""},
+		{"another machine", []runtime.Object{node(corev1.ConditionUnknown, 24*time.Hour)}, claim("n1", "new", "uuid-2"), join.CodeName},
+		{"a machine that does not say", []runtime.Object{node(corev1.ConditionUnknown, 24*time.Hour)}, claim("n1", "new", ""), join.CodeName},
+		{"re-installed, seen just now", []runtime.Object{node(corev1.ConditionTrue, time.Hour)}, claim("n1", "new", "uuid-1"), join.CodeName},
+		{"re-installed, away for a minute", []runtime.Object{node(corev1.ConditionUnknown, time.Minute)}, claim("n1", "new", "uuid-1"), join.CodeName},
+		{"re-installed, away for long", []runtime.Object{node(corev1.ConditionUnknown, 6*time.Minute)}, claim("n1", "new", "uuid-1"), ""},
 		{"re-installed, node deleted", nil, claim("n1", "new", "uuid-1"), ""},
 		{"re-installed, without token", nil, join.Claim{Node: "n1", Password: "new", Machine: "uuid-1"}, join.CodeName},
 		{"expired certificate", nil, join.Claim{Node: "n1", Password: "old"}, ""},
@@ -110,7 +110,7 @@ func TestClaim(t *testing.T) {
 }
 
 func TestRefusalSaysWhatToDo(t *testing.T) {
-	k, _ := keeper(node("n1", corev1.ConditionUnknown, time.Minute))
+	k, _ := keeper(node(corev1.ConditionUnknown, time.Minute))
 	if err := k.Claim(t.Context(), claim("n1", "old", "uuid-1")); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestAPINotThere(t *testing.T) {
 }
 
 func TestForgetAndSweep(t *testing.T) {
-	k, client := keeper(node("n1", corev1.ConditionTrue, 0))
+	k, client := keeper(node(corev1.ConditionTrue, 0))
 	has := func(node string) bool {
 		_, err := client.CoreV1().Secrets("kube-system").Get(context.Background(), SecretName(node), metav1.GetOptions{})
 		return err == nil
