@@ -45,6 +45,7 @@ func called(t *testing.T, s *space, mode string) {
 	}
 	s.Kubectl("delete", "apiservice", "v1.tool.skiff.test")
 	s.Kubectl("delete", "mutatingwebhookconfiguration", "callee")
+	s.kubectl("delete", "pod", "callee", "host", "--now") // The next one has another certificate.
 }
 
 func calledOnHost(t *testing.T, s *space) {

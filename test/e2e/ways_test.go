@@ -125,7 +125,7 @@ func (w *ways) external() {
 const waysApp = `
 apiVersion: v1
 kind: Pod
-metadata: {name: far, labels: {app: way, on: agent}}
+metadata: {name: far, labels: {app: way, side: agent}}
 spec:
   nodeName: agent
   terminationGracePeriodSeconds: 0
@@ -133,7 +133,7 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: near, labels: {app: way, on: server}}
+metadata: {name: near, labels: {app: way, side: server}}
 spec:
   nodeName: server
   terminationGracePeriodSeconds: 0
@@ -145,6 +145,6 @@ metadata: {name: way}
 spec:
   type: LoadBalancer
   externalTrafficPolicy: Local
-  selector: {on: agent}
+  selector: {side: agent}
   ports: [{port: 8110, targetPort: 8080}]
 `
