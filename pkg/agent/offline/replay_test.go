@@ -25,7 +25,8 @@ func FuzzReplay(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content []byte) {
 		s := newState()
 		for _, h := range []header{
-			{Op: opPut, Table: pods, Key: "shop/a", Version: "7"}, {Op: opJoin, Table: pods, Key: "shop/a", Stream: "own"},
+			{Op: opPut, Table: pods, Key: "shop/a", Version: "7"},
+			{Op: opJoin, Table: pods, Key: "shop/a", Stream: "own"},
 			{Op: opVersion, Table: pods, Stream: "own", Version: "9"},
 		} {
 			known, err := record(h, []byte("\x0a\x00"))
