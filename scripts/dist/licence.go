@@ -105,10 +105,15 @@ func debianLicence(copyright string) (expression, short string) {
 			continue
 		}
 		short = fields["License"]
-		if id, ok := debianNames[short]; ok {
-			return id, short
+		var choice []string
+		for name := range strings.SplitSeq(short, " or ") {
+			id, ok := debianNames[name]
+			if !ok {
+				return noAssertion, short
+			}
+			choice = append(choice, id)
 		}
-		return noAssertion, short
+		return strings.Join(choice, " OR "), short
 	}
 	return noAssertion, ""
 }

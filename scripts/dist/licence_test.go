@@ -26,7 +26,8 @@ func TestDebianLicence(t *testing.T) {
 		{"prose", "This is the Debian prepackaged version of the GNU C Library.\n\nIt is free.\n", noAssertion, ""},
 		{"machine-readable", "Format: x\n\nFiles: *\nCopyright: a\nLicense: GPL-2+\n\nFiles: debian/*\nLicense: MIT\n", "GPL-2.0-or-later", "GPL-2+"},
 		{"of the packager alone", "Format: x\n\nFiles: debian/*\nLicense: MIT\n", noAssertion, ""},
-		{"a name of its own", "Format: x\n\nFiles: *\nLicense: LGPL-3+ or GPL-2+\n", noAssertion, "LGPL-3+ or GPL-2+"},
+		{"a choice", "Format: x\n\nFiles: *\nLicense: LGPL-3+ or GPL-2+\n", "LGPL-3.0-or-later OR GPL-2.0-or-later", "LGPL-3+ or GPL-2+"},
+		{"a name of its own", "Format: x\n\nFiles: *\nLicense: Beerware\n", noAssertion, "Beerware"},
 	}
 	for _, tt := range tests {
 		if got, short := debianLicence(tt.text); got != tt.want || short != tt.short {

@@ -74,7 +74,7 @@ func (p policyStatus) run(ctx context.Context) error {
 		return nil
 	case <-first:
 	}
-	if err := policies.Informer().RemoveEventHandler(seen); err != nil {
+	if err := policies.Informer().RemoveEventHandler(seen); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("watch for admission policies: %w", err)
 	}
 	p.logger.Debug("type-checking admission policies from now on")
@@ -90,6 +90,9 @@ func (p policyStatus) run(ctx context.Context) error {
 				Combine(&resolver.ClientDiscoveryResolver{Discovery: client.Discovery()}),
 			RestMapper: mapper,
 		})
+	if ctx.Err() != nil {
+		return nil // The informer may have stopped already, and takes nobody any more.
+	}
 	if err != nil {
 		return fmt.Errorf("create %s: %w", names.ValidatingAdmissionPolicyStatusController, err)
 	}
