@@ -34,6 +34,10 @@ type Options struct {
 // askTime is for one question to the running skiff, which may hang.
 const askTime = 5 * time.Second
 
+// profileTime is for what stops the whole process for a moment: on a machine
+// with much to do that takes its time.
+const profileTime = 15 * time.Second
+
 func procOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
 // parts are those of an archive, what matters most first.
@@ -78,9 +82,9 @@ func (o Options) runningParts() []Part {
 			return status.WriteJSON(w, r)
 		}},
 		{Name: "logs/recent.txt", Time: askTime, Tail: true, Write: ask(status.LogPath)},
-		{Name: "skiff/goroutines.txt", Time: askTime, Write: ask("/debug/pprof/goroutine?debug=1")},
-		{Name: "skiff/goroutines-each.txt", Limit: 2 << 20, Time: askTime, Write: ask("/debug/pprof/goroutine?debug=2")},
-		{Name: "skiff/heap.pprof", Binary: true, Limit: 2 << 20, Time: askTime, Write: ask("/debug/pprof/heap")},
+		{Name: "skiff/goroutines.txt", Time: profileTime, Write: ask("/debug/pprof/goroutine?debug=1")},
+		{Name: "skiff/goroutines-each.txt", Limit: 2 << 20, Time: profileTime, Write: ask("/debug/pprof/goroutine?debug=2")},
+		{Name: "skiff/heap.pprof", Binary: true, Limit: 2 << 20, Time: profileTime, Write: ask("/debug/pprof/heap")},
 	}
 	if o.PID == 0 {
 		return parts
