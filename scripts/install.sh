@@ -595,6 +595,10 @@ journal() {
 		journal dir "$etc"
 	fi
 	line=$(printf '%s\t%s' "$1" "$2")
+	# What a loss of power has cut off is no line, and must not become part of one.
+	if [ -n "$(as_root tail -c 1 "$etc/host-changes" 2>/dev/null)" ]; then
+		printf '\t\t\t\n' | as_root tee -a "$etc/host-changes" >/dev/null
+	fi
 	if as_root grep -qsxF -- "$line" "$etc/host-changes"; then return 0; fi
 	printf '%s\n' "$line" | as_root tee -a "$etc/host-changes" >/dev/null
 	durable "$etc/host-changes"

@@ -13,6 +13,7 @@ var layers = []struct {
 		"pkg/component", "pkg/process", "pkg/payload", "pkg/applet", "pkg/pki", "pkg/token", "pkg/config",
 		"pkg/tunnel", "pkg/preflight", "pkg/status", "pkg/notify", "pkg/clock", "pkg/address",
 		"pkg/release", "pkg/upgrade", "pkg/support", "pkg/doctor", "pkg/inventory",
+		"pkg/hostchange", "pkg/halt", "pkg/removal",
 	}},
 	{"cluster", 2, []string{"pkg/kube", "pkg/leader", "pkg/join", "pkg/deploy", "pkg/datastore", "pkg/snapshot", "pkg/k3s"}},
 	{"components", 3, []string{"pkg/server/...", "pkg/agent/..."}},

@@ -62,12 +62,22 @@ const (
 	// CgroupControllers exists where the unified cgroup hierarchy (version 2)
 	// is the one in use.
 	CgroupControllers = "/sys/fs/cgroup/cgroup.controllers"
+	// BootID is another text after each boot.
+	BootID = "/proc/sys/kernel/random/boot_id"
+	// CNICache is where the CNI library remembers what it did for each pod.
+	CNICache = "/var/lib/cni/results"
+	// MountTable is the directory that mount(8) makes, which the kubelet calls.
+	MountTable = "/run/mount"
+	// ContainerLogs is where the kubelet names containers' logs a second time.
+	ContainerLogs = "/var/log/containers"
 	// SystemdRuns exists where systemd is the first process, OpenRCRuns where
 	// OpenRC is the service manager.
 	SystemdRuns = "/run/systemd/system"
 	OpenRCRuns  = "/run/openrc"
 	// InitScripts is where OpenRC's services are.
 	InitScripts = "/etc/init.d"
+	// OpenRCLevels is where enabling a service makes a link.
+	OpenRCLevels = "/etc/runlevels"
 	// MemInfo has the machine's memory.
 	MemInfo = "/proc/meminfo"
 	// ProductUUID and BoardSerial are what the hardware calls itself: the first

@@ -38,6 +38,14 @@ func (l Layout) Bin() string { return filepath.Join(l.Data, "bin") }
 // StatusSocket answers `skiff status`.
 func (l Layout) StatusSocket() string { return filepath.Join(l.Run, "skiff.sock") }
 
+// HostChanges is where is written down what skiff has changed on this machine;
+// see pkg/hostchange. It lies beside the configuration, since the installer
+// writes to it before there is a data directory.
+func (l Layout) HostChanges() string { return filepath.Join(l.Etc, "host-changes") }
+
+// HostChangesOfBoot has those changes that a reboot undoes.
+func (l Layout) HostChangesOfBoot() string { return filepath.Join(l.Run, "host-changes") }
+
 // ConfigFile is the default configuration file; drop-ins live in ConfigFile+".d".
 func (l Layout) ConfigFile() string { return filepath.Join(l.Etc, "config.yaml") }
 
@@ -158,6 +166,14 @@ func (l Layout) Containerd() string { return filepath.Join(l.Agent(), "container
 // ContainerdRun is containerd's state directory: shims' sockets and bundles
 // live here, so it must be the same for every skiff that adopts them.
 func (l Layout) ContainerdRun() string { return filepath.Join(l.Run, "containerd") }
+
+// Shims is where containerd's shims listen: a short path, and not one that
+// another containerd on this machine uses, too. Runc is where runc keeps what it
+// must know of containers.
+func (l Layout) Shims() string { return filepath.Join(l.Run, "shims") }
+
+// Runc is described above.
+func (l Layout) Runc() string { return filepath.Join(l.Run, "runc") }
 
 // ContainerdSocket is where containerd serves its own API and the CRI.
 func (l Layout) ContainerdSocket() string { return filepath.Join(l.ContainerdRun(), "containerd.sock") }
