@@ -35,6 +35,7 @@ import (
 	"skiff/pkg/clock"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/join"
 	"skiff/pkg/paths"
 	"skiff/pkg/payload"
@@ -66,6 +67,8 @@ type Options struct {
 	Notes   status.Notes
 	// Addresses are the node's, which may change.
 	Addresses *address.Book
+	// Changes is where is written down what is changed on this machine.
+	Changes *hostchange.Recorder
 	// Clock knows what this machine's clock is worth.
 	Clock *clock.Keeper
 	// API is how to reach the API server in this process, for what runs on the
@@ -154,18 +157,18 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 		IPv6: slices.ContainsFunc(cfg.Node.IP, netip.Addr.Is6), Labels: cfg.Node.Labels, Taints: cfg.Node.Taints,
 		ClusterDNS: cfg.Cluster.DNS, ClusterDomain: cfg.Cluster.Domain, ResolvConf: layout.PodResolvConf(),
 		Memory: machineMemory(paths.MemInfo), ControlPlane: cfg.Role == config.RoleServer,
-		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Logger: a.logger("kubelet"),
+		Endpoint: a.runtime.Endpoint(), SystemdCgroup: systemd, OOMScoreAdj: oom, Args: cfg.Extra.Kubelet, Changes: o.Changes, Logger: a.logger("kubelet"),
 	}
 	a.proxy = &proxy.Proxy{
 		Kubeconfig: a.kubeconfig("kube-proxy"), NodeName: cfg.Node.Name, NodeIP: cfg.Node.IP, PodCIDR: cfg.Cluster.PodCIDR,
-		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, Metrics: o.ProxyMetrics, NodeKnown: a.node.waitAddress, Logger: a.logger("kube-proxy"),
+		OOMScoreAdj: oom, Args: cfg.Extra.KubeProxy, Metrics: o.ProxyMetrics, NodeKnown: a.node.waitAddress, Changes: o.Changes, Logger: a.logger("kube-proxy"),
 	}
 	if own {
 		a.flannel = &flannel.Flannel{
 			Layout: layout, NodeName: cfg.Node.Name, NodeIP: o.Addresses.Node, Moved: o.Addresses.Changed,
 			PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR,
 			Backend: cfg.Cluster.FlannelBackend, Interface: cfg.Node.FlannelIface, IPv6Masquerade: cfg.Cluster.FlannelIPv6Masq,
-			Notes: o.Notes, Kubeconfig: a.kubeconfig("skiff-agent"),
+			Notes: o.Notes, Kubeconfig: a.kubeconfig("skiff-agent"), Changes: o.Changes,
 			NodePodCIDR: a.node.waitPodCIDR, Logger: a.logger("flannel"),
 		}
 	}
@@ -175,7 +178,7 @@ func New(cfg config.Completed, o Options) (*Agent, error) {
 	if own && !cfg.Disabled("network-policy") {
 		a.netpol = &netpol.Enforcer{
 			Layout: layout, NodeName: cfg.Node.Name, PodCIDR: cfg.Cluster.PodCIDR, Bridge: flannel.Bridge,
-			Allocated: a.flannel.Allocated, Kubeconfig: a.kubeconfig("skiff-agent"), Notes: o.Notes, Logger: a.logger("network-policy"),
+			Allocated: a.flannel.Allocated, Kubeconfig: a.kubeconfig("skiff-agent"), Notes: o.Notes, Changes: o.Changes, Logger: a.logger("network-policy"),
 		}
 		a.flannel.Gate = layout.NetworkPolicySocket()
 	}

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"skiff/internal/netx"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 )
 
@@ -28,12 +28,15 @@ func executables() []string {
 // helper executables are staged, a host without an address gets one, and mounts
 // made by pods can be seen where they have to be.
 func (a *Agent) prepareHost(context.Context) error {
-	raiseLimits(paths.Sysctl, a.o.Logger)
+	if err := a.recordMounts(); err != nil {
+		return err
+	}
+	raiseLimits(paths.Sysctl, a.o.Changes, a.o.Logger)
 	// An image that is nothing but skiff has none, and libraries take it for granted.
 	if err := os.MkdirAll(os.TempDir(), 0o777|os.ModeSticky); err != nil {
 		return fmt.Errorf("make the directory for temporary files: %w", err)
 	}
-	if err := makeUsers(paths.Users); err != nil {
+	if err := makeUsers(paths.Users, a.o.Changes); err != nil {
 		return err
 	}
 	if err := leaveCgroupRoot(paths.CgroupRoot, a.o.Logger); err != nil {
@@ -50,7 +53,7 @@ func (a *Agent) prepareHost(context.Context) error {
 		a.o.Logger.Info("executables of another version removed, which nothing runs any more", "files", removed)
 	}
 	if ip := a.cfg.InternalAddress; ip.IsValid() {
-		if err := netx.AddLoopbackAddress(ip); err != nil {
+		if err := a.o.Changes.AddLoopbackAddress(ip); err != nil {
 			return fmt.Errorf("give the host an internal address: %w", err)
 		}
 		a.o.Logger.Info("this host has no address of its own; using an internal one on the loopback interface", "address", ip)
@@ -61,8 +64,11 @@ func (a *Agent) prepareHost(context.Context) error {
 // makeUsers writes a file of user accounts where there is none, which is in an
 // image that is nothing but skiff: the kubelet asks whether there is a user
 // called kubelet, and takes a missing file for a broken one.
-func makeUsers(file string) error {
+func makeUsers(file string, changes *hostchange.Recorder) error {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := changes.Record(hostchange.NewFile(file)); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -72,6 +78,19 @@ func makeUsers(file string) error {
 		return fmt.Errorf("make a file of users: %w", err)
 	}
 	return nil
+}
+
+// recordMounts writes down below which directories there will be mounts that are
+// ours, whoever makes them: containerd, runc, the kubelet, storage drivers.
+func (a *Agent) recordMounts() error {
+	var changes []hostchange.Change
+	for _, dir := range []string{
+		a.cfg.Paths.Run, filepath.Join(a.cfg.Paths.Kubelet(), "pods"), filepath.Join(a.cfg.Paths.Kubelet(), "plugins"),
+		filepath.Join(a.cfg.Paths.Containerd(), "tmpmounts"),
+	} {
+		changes = append(changes, hostchange.Change{Kind: hostchange.Mounts, Value: dir})
+	}
+	return a.o.Changes.Record(changes...)
 }
 
 // shareMounts makes the root mount shared, if it is not: volumes with mount
@@ -84,6 +103,13 @@ func (a *Agent) shareMounts() error {
 	}
 	if rootShared(string(data)) {
 		return nil
+	}
+	change, err := hostchange.NewPropagation()
+	if err == nil {
+		err = a.o.Changes.Record(change)
+	}
+	if err != nil {
+		return fmt.Errorf("make the root mount shared: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		a.o.Logger.Warn("the root mount is not shared, and cannot be: volumes with mount propagation will fail", "error", err)

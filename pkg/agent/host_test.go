@@ -52,7 +52,7 @@ func TestHasSysResource(t *testing.T) {
 
 func TestMakeUsers(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "etc", "passwd")
-	if err := makeUsers(file); err != nil {
+	if err := makeUsers(file, nil); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(text), "root:x:0:0:") {
@@ -62,7 +62,7 @@ func TestMakeUsers(t *testing.T) {
 	if err := os.WriteFile(file, []byte(theirs), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := makeUsers(file); err != nil {
+	if err := makeUsers(file, nil); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != theirs {

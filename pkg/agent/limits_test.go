@@ -22,7 +22,7 @@ func TestRaise(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.have), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			raised, err := raise(file, 8192)
+			raised, err := raise(file, 8192, nil)
 			if raised != tt.raised || (err != nil) != tt.wantErr {
 				t.Errorf("raised %v, error %v", raised, err)
 			}

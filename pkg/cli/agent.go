@@ -171,7 +171,7 @@ func (w *worker) compose(g *component.Group, p parts) (closeAll func() error, er
 	}
 	node, err = agent.New(w.cfg, agent.Options{
 		Logger: p.logger, Join: client, Joined: learn, Onward: thrift.Wrap, Balancer: balancer, Servers: servers, Payload: files, Notes: p.notes,
-		Addresses: book, Clock: w.clock, ProxyMetrics: registries.Handler(series.Proxy),
+		Addresses: book, Clock: w.clock, Changes: p.changes, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, errors.Join(err, files.Close())

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"time"
 
-	"skiff/internal/netx"
 	"skiff/pkg/address"
 	"skiff/pkg/agent"
 	"skiff/pkg/clock"
@@ -43,7 +42,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 	if cfg.Server.DisableAgent {
 		// Otherwise the node sees to it.
 		if ip := cfg.InternalAddress; ip.IsValid() {
-			if err := netx.AddLoopbackAddress(ip); err != nil {
+			if err := p.changes.AddLoopbackAddress(ip); err != nil {
 				return nil, fmt.Errorf("give the host an internal address: %w", err)
 			}
 		}
@@ -55,7 +54,7 @@ func compose(g *component.Group, cfg config.Completed, p parts) (closeAll func()
 		return nil, err
 	}
 	node, err := agent.New(cfg, agent.Options{
-		Logger: p.logger, Join: localJoin(cfg, srv, p.logger), Payload: files, Notes: p.notes, Addresses: book, Clock: keeper, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
+		Logger: p.logger, Join: localJoin(cfg, srv, p.logger), Payload: files, Notes: p.notes, Addresses: book, Clock: keeper, Changes: p.changes, API: srv.Loopback, ProxyMetrics: registries.Handler(series.Proxy),
 	})
 	if err != nil {
 		return nil, err

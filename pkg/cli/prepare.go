@@ -11,6 +11,7 @@ import (
 
 	"skiff/internal/lockfile"
 	"skiff/pkg/config"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/preflight"
 	"skiff/pkg/version"
 )
@@ -19,28 +20,35 @@ import (
 const kubeletPort = 10250
 
 // prepare checks the machine and takes the data directory. The only thing it
-// makes is that directory with its lock, and only when nothing stands in the
-// way. The lock comes before the ports, because a second skiff is the likely
-// reason for both.
-func prepare(cfg config.Completed) (lock *lockfile.Lock, warnings []string, err error) {
+// makes is that directory with its lock, and, when nothing stands in the way, the
+// journal of what will be changed from here on. The lock comes before the ports,
+// because a second skiff is the likely reason for both.
+func prepare(cfg config.Completed) (lock *lockfile.Lock, changes *hostchange.Recorder, warnings []string, err error) {
 	warnings, err = preflight.Host(hostOptions(cfg))
 	if err != nil {
-		return nil, nil, sayDoctor(err)
+		return nil, nil, nil, sayDoctor(err)
+	}
+	changes, planned, err := planChanges(cfg, runsPods(cfg))
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
-		return nil, nil, fmt.Errorf("make --data-dir: %w", err)
+		return nil, nil, nil, fmt.Errorf("make --data-dir: %w", err)
 	}
 	lock, err = lockfile.Acquire(cfg.Paths.LockFile())
 	if held, ok := errors.AsType[*lockfile.HeldError](err); ok {
-		return nil, nil, fmt.Errorf("another skiff (process %d) uses --data-dir %s; stop it first, or choose another directory", held.PID, cfg.DataDir)
+		return nil, nil, nil, fmt.Errorf("another skiff (process %d) uses --data-dir %s; stop it first, or choose another directory", held.PID, cfg.DataDir)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("take --data-dir: %w", err)
+		return nil, nil, nil, fmt.Errorf("take --data-dir: %w", err)
 	}
 	if err := preflight.Ports(ports(cfg, runsPods(cfg))); err != nil {
-		return nil, nil, errors.Join(sayDoctor(err), lock.Release())
+		return nil, nil, nil, errors.Join(sayDoctor(err), lock.Release())
 	}
-	return lock, warnings, nil
+	if err := changes.Record(planned...); err != nil {
+		return nil, nil, nil, errors.Join(err, lock.Release())
+	}
+	return lock, changes, warnings, nil
 }
 
 // sayDoctor ends an error about the machine with who knows more about it.

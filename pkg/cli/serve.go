@@ -17,6 +17,7 @@ import (
 
 	"skiff/pkg/component"
 	"skiff/pkg/config"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/log"
 	"skiff/pkg/notify"
 	"skiff/pkg/status"
@@ -54,6 +55,8 @@ type parts struct {
 	fail func(error)
 	// status is not running yet.
 	status *status.Server
+	// changes is where is written down what is changed on this machine.
+	changes *hostchange.Recorder
 }
 
 // serve runs skiff until a signal or a failure ends it. The first SIGTERM or
@@ -64,7 +67,7 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 	defer restore()
 	context.AfterFunc(ctx, restore)
 
-	lock, warnings, err := prepare(cfg)
+	lock, changes, warnings, err := prepare(cfg)
 	if err != nil {
 		return err
 	}
@@ -104,7 +107,7 @@ func serve(ctx context.Context, cfg config.Completed, origins config.Origins, st
 		}
 		cancel(err)
 	}
-	closeAll, err := c.compose(g, parts{logger: logger, notes: notes, fail: fail, status: socket})
+	closeAll, err := c.compose(g, parts{logger: logger, notes: notes, fail: fail, status: socket, changes: changes})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"skiff/pkg/component"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/status"
 )
@@ -62,6 +63,7 @@ type Flannel struct {
 	// NodePodCIDR waits until the Node object says which part of PodCIDR is
 	// this node's.
 	NodePodCIDR func(context.Context) ([]netip.Prefix, error)
+	Changes     *hostchange.Recorder
 	Logger      *slog.Logger
 
 	once sync.Once
@@ -91,6 +93,9 @@ func (f *Flannel) Name() string { return "flannel" }
 
 // Run implements component.Component.
 func (f *Flannel) Run(ctx context.Context) error {
+	if err := f.recordChanges(); err != nil {
+		return err
+	}
 	if err := f.sysctls(); err != nil {
 		return err
 	}

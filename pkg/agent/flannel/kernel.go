@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 )
 
@@ -23,35 +25,61 @@ func (f *Flannel) sysctls() error {
 			f.Logger.Warn("kernel module br_netfilter is not there: Services do not work between pods of the same node; try: modprobe br_netfilter", "error", err)
 		}
 	}
-	want := []string{"net/ipv4/ip_forward"}
+	families := []string{"ipv4"}
 	if slices.ContainsFunc(f.PodCIDR, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
 		if err := f.keepRouters(); err != nil {
 			return err
 		}
-		want = append(want, "net/ipv6/conf/all/forwarding")
+		families = append(families, "ipv6")
+	}
+	for _, family := range families {
+		changed, err := f.Changes.Forward(family)
+		if err != nil {
+			return fmt.Errorf("forward packets of pods: %w", err)
+		}
+		if changed {
+			f.Logger.Info("sysctl set: packets are forwarded", "family", family)
+		}
 	}
 	// Replies between two pods on the bridge must pass by connection tracking
 	// to have a Service's address put back.
-	for _, name := range []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"} {
-		if _, err := os.Stat(filepath.Join(paths.Sysctl, name)); err == nil {
-			want = append(want, name)
-		}
-	}
-	for _, name := range want {
-		file := filepath.Join(paths.Sysctl, name)
-		have, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("read sysctl: %w", err)
-		}
-		if strings.TrimSpace(string(have)) == "1" {
+	for _, name := range []string{"net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"} {
+		changed, err := f.Changes.SetSysctl(name, "1")
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
-			return fmt.Errorf("set sysctl %s = 1, which pods need: %w", strings.ReplaceAll(name, "/", "."), err)
+		if err != nil {
+			return fmt.Errorf("%w; pods need it", err)
 		}
-		f.Logger.Info("sysctl set", "name", strings.ReplaceAll(name, "/", "."), "value", 1)
+		if changed {
+			f.Logger.Info("sysctl set", "name", name, "value", 1)
+		}
 	}
 	return nil
+}
+
+// recordChanges writes down what will be made for the pod network, here and by
+// the CNI plug-ins. A table that is there already is another portmap's, too.
+func (f *Flannel) recordChanges() error {
+	changes := []hostchange.Change{{Kind: hostchange.Interface, Value: Bridge}, {Kind: hostchange.Table, Value: "inet " + tableName}}
+	for _, table := range []string{"ip cni_hostport", "ip6 cni_hostport"} {
+		there, err := hostchange.HasTable(table)
+		if err != nil {
+			return err
+		}
+		if !there {
+			changes = append(changes, hostchange.Change{Kind: hostchange.Table, Value: table})
+		}
+	}
+	switch f.Backend {
+	case BackendVXLAN:
+		changes = append(changes, hostchange.Change{Kind: hostchange.Interface, Value: tunnelV4}, hostchange.Change{Kind: hostchange.Interface, Value: tunnelV6})
+	case BackendWireGuard:
+		changes = append(changes, hostchange.Change{Kind: hostchange.Interface, Value: wireguard})
+	case BackendHostGW:
+		changes = append(changes, hostchange.Change{Kind: hostchange.Routes, Value: strconv.Itoa(int(protocol))})
+	}
+	return f.Changes.Record(changes...)
 }
 
 // keepRouters lets the host go on listening to the routers that have told it its
@@ -67,6 +95,9 @@ func (f *Flannel) keepRouters() error {
 		have, err := os.ReadFile(file)
 		if err != nil || ours(name) || strings.TrimSpace(string(have)) != "1" {
 			continue // Interfaces come and go.
+		}
+		if err := f.Changes.Record(hostchange.SysctlChange(file, "2", "1")); err != nil {
+			return err
 		}
 		if err := os.WriteFile(file, []byte("2"), 0); err != nil {
 			return fmt.Errorf("set sysctl net.ipv6.conf.%s.accept_ra = 2, which keeps the default route: %w", name, err)

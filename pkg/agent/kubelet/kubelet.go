@@ -19,6 +19,7 @@ import (
 	"k8s.io/kubernetes/cmd/kubelet/app"
 
 	"skiff/pkg/component"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 )
 
@@ -45,6 +46,7 @@ type Kubelet struct {
 	SystemdCgroup bool
 	OOMScoreAdj   *int     // nil leaves upstream's, which protects this process; else what it has already
 	Args          []string // the user's "name=value", applied last
+	Changes       *hostchange.Recorder
 	Logger        *slog.Logger
 
 	address atomic.Pointer[string] // where the kubelet serves, once it runs
@@ -71,6 +73,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	address := net.JoinHostPort(server.Address, strconv.Itoa(int(server.Port)))
 	// Upstream exits the process when it cannot listen; find that out first.
 	if err := probe(ctx, address); err != nil {
+		return err
+	}
+	if err := k.recordChanges(server); err != nil {
 		return err
 	}
 	deps, err := app.UnsecuredDependencies(ctx, server, utilfeature.DefaultFeatureGate)

@@ -25,6 +25,7 @@ import (
 	"skiff/pkg/agent/netpol/kernel"
 	"skiff/pkg/agent/netpol/plan"
 	"skiff/pkg/component"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/status"
 )
@@ -44,6 +45,7 @@ type Enforcer struct {
 	Allocated  func(netip.Addr) bool
 	Kubeconfig string // of an identity that may watch policies, pods, namespaces and EndpointSlices
 	Notes      status.Notes
+	Changes    *hostchange.Recorder
 	Logger     *slog.Logger
 
 	table kernel.Table

@@ -14,6 +14,7 @@ import (
 	"skiff/internal/backoff"
 	"skiff/pkg/agent/netpol/kernel"
 	"skiff/pkg/agent/netpol/plan"
+	"skiff/pkg/hostchange"
 )
 
 // session is the time in which there are policies. All fields but wake are
@@ -38,6 +39,9 @@ func (s *session) touch() {
 
 // runSession keeps the table until there have been no policies for a while.
 func (e *Enforcer) runSession(ctx context.Context, client kubernetes.Interface) error {
+	if err := e.Changes.Record(hostchange.Change{Kind: hostchange.Table, Value: "inet " + kernel.TableName}); err != nil {
+		return err
+	}
 	s := e.open()
 	defer e.close()
 	e.checkBridge()

@@ -20,6 +20,7 @@ import (
 	utilflag "k8s.io/kubernetes/pkg/util/flag"
 
 	"skiff/pkg/component"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/kube"
 )
 
@@ -39,6 +40,7 @@ type Proxy struct {
 	// NodeKnown waits until the Node object has its addresses. Upstream asks
 	// for them once a second for half a minute, and goes on without.
 	NodeKnown func(context.Context) error
+	Changes   *hostchange.Recorder
 	Logger    *slog.Logger
 
 	health atomic.Pointer[string] // address of the health server, once it is asked to run
@@ -69,6 +71,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	if err := p.NodeKnown(ctx); err != nil {
 		return fmt.Errorf("wait for the node's addresses: %w", err)
+	}
+	if err := p.Changes.Record(hostchange.Change{Kind: hostchange.Table, Value: "ip kube-proxy"}, hostchange.Change{Kind: hostchange.Table, Value: "ip6 kube-proxy"}); err != nil {
+		return err
 	}
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()

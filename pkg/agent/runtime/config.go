@@ -78,6 +78,7 @@ func (c config) marshal() ([]byte, error) {
 			"io.containerd.cri.v1.runtime":    c.runtime(),
 			"io.containerd.grpc.v1.cri":       c.server(),
 			"io.containerd.transfer.v1.local": c.transfer(),
+			"io.containerd.shim.v1.manager":   c.shims(),
 		},
 	}
 	if !c.RestrictOOM {
@@ -124,6 +125,9 @@ func (c config) runtime() table {
 	return table{
 		"restrict_oom_score_adj":                 c.RestrictOOM,
 		"device_ownership_from_security_context": true,
+		// Everything of ours below one directory, not in places that another
+		// containerd or a person with ip(8) uses.
+		"netns_mounts_under_state_dir": true,
 		// The kubelet asks for CPU use every 10 s.
 		"stats_collect_period": "10s",
 		"cni":                  table{"bin_dirs": bin, "conf_dir": conf},
@@ -140,11 +144,23 @@ func (c config) runtimes() table {
 	for _, h := range all {
 		t := table{"runtime_type": h.Type}
 		if h.Type == runcShim {
-			t["options"] = table{"BinaryName": h.Binary, "SystemdCgroup": c.SystemdCgroup}
+			t["options"] = table{"BinaryName": h.Binary, "SystemdCgroup": c.SystemdCgroup, "Root": c.Layout.Runc()}
 		}
 		out[h.Name] = t
 	}
 	return out
+}
+
+// longestShims is the longest name of a directory that containerd takes for its
+// shims' sockets, whose own names are long.
+const longestShims = 38
+
+// shims is about the processes that look after containers.
+func (c config) shims() table {
+	if dir := c.Layout.Shims(); len(dir) <= longestShims {
+		return table{"socket_dir": dir}
+	}
+	return table{}
 }
 
 // server is about streaming (exec, attach, port-forward), which the kubelet
