@@ -77,7 +77,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Action:                    rootAction,
 	}
 	app.Commands = []*cli.Command{
-		serverCommand(), agentCommand(), statusCommand(), bundleCommand(), tokenCommand(), nodeCommand(), snapshotCommand(), upgradeCommand(), imageCommand(), configCommand(), doctorCommand(), checkConfigCommand(), migrateCommand(), versionCommand(), completionCommand(), docsCommand(),
+		serverCommand(), agentCommand(), statusCommand(), bundleCommand(), tokenCommand(), nodeCommand(), snapshotCommand(), upgradeCommand(), imageCommand(), configCommand(), stopCommand(), uninstallCommand(), doctorCommand(), checkConfigCommand(), migrateCommand(), versionCommand(), completionCommand(), docsCommand(),
 	}
 	for _, a := range applet.Table() {
 		// Applets never get here, since main dispatches them; this is for help.

@@ -140,6 +140,13 @@ func (h *Host) Kill9() {
 	h.forget()
 }
 
+// Forget is called when something else has stopped skiff; it waits for the end.
+func (h *Host) Forget() {
+	h.t.Helper()
+	<-h.Skiff().Exited()
+	h.forget()
+}
+
 func (h *Host) forget() {
 	h.mu.Lock()
 	h.skiff = nil

@@ -169,22 +169,29 @@ iifname %[2]s ct state != { established, related } drop
 // nft runs nft within a network namespace, with the text as input. It is the
 // payload's own, so that the machine needs none.
 func nft(t T, ns *os.File, text string) error {
+	_, err := nftOutput(t, ns, text)
+	return err
+}
+
+// nftOutput is nft for a command that prints.
+func nftOutput(t T, ns *os.File, text string) (string, error) {
 	program := filepath.Join(Root(t), "build", "payload", "nft")
 	if _, err := os.Stat(program); err != nil {
 		if program, err = exec.LookPath("nft"); err != nil {
-			return fmt.Errorf("find nft: neither in build/payload nor in PATH (run `make`): %w", err)
+			return "", fmt.Errorf("find nft: neither in build/payload nor in PATH (run `make`): %w", err)
 		}
 	}
-	return inNamespace(ns, func() error {
+	var out bytes.Buffer
+	err := inNamespace(ns, func() error {
 		// Not by the init: a program in the machine's directories may be hidden
 		// from the host.
 		cmd := exec.Command(program, "-f", "-")
 		cmd.Stdin = strings.NewReader(text)
-		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("run nft: %w: %s", err, out.String())
 		}
 		return nil
 	})
+	return out.String(), err
 }
