@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +87,9 @@ func (h *Halt) stopUnits(ctx context.Context) error {
 			continue // It was removed by an earlier try.
 		}
 		name := filepath.Base(path)
+		if partOf(name) {
+			continue // It is being stopped, and waits for this process.
+		}
 		var err error
 		switch hostchange.Manager() {
 		case "systemd":
@@ -100,6 +104,30 @@ func (h *Halt) stopUnits(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// partOf reports whether this process has been started by a service itself, as a
+// part of its stop perhaps.
+func partOf(name string) bool {
+	if os.Getenv("RC_SVCNAME") == name {
+		return true
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	return inGroup(string(data), name)
+}
+
+// inGroup looks for a service in the text of a /proc/PID/cgroup. What systemd runs
+// besides the main process may be in a group below the service's.
+func inGroup(cgroups, name string) bool {
+	for line := range strings.Lines(cgroups) {
+		if slices.Contains(strings.Split(strings.TrimSpace(line), "/"), name) {
+			return true
+		}
+	}
+	return false
 }
 
 // stopProcess ends one process, by its service if it has one.

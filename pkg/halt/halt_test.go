@@ -221,3 +221,19 @@ func TestGrace(t *testing.T) {
 		}
 	}
 }
+
+func TestInGroup(t *testing.T) {
+	for text, want := range map[string]bool{
+		"0::/system.slice/skiff.service\n":                                       true,
+		"0::/system.slice/skiff.service/.control\n":                              true,
+		"4:memory:/\n1:name=systemd:/system.slice/skiff.service\n0::/\n":         true,
+		"0::/user.slice/user-0.slice/session-1.scope\n":                          false,
+		"0::/system.slice/myskiff.service\n":                                     false,
+		"0::/system.slice/ssh.service\n1:name=systemd:/system.slice/ssh.service": false,
+		"": false,
+	} {
+		if got := inGroup(text, "skiff.service"); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
