@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 403 Forbidden\r\nContent-Length: 4\r\n\r\nno\r\n"))
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n"))
 	f.Add([]byte("HTTP/1.0 503 x\r\n\r\n"))
+	f.Add([]byte("HTTP/1.0 503 " + strings.Repeat("x", 3*maxMessage) + "\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://h/"+Path, http.NoBody)
 		if err != nil {
@@ -58,7 +60,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return
 		}
-		if told, ok := errors.AsType[*RefusedError](err); ok && len(told.Message) > 2*maxMessage {
+		if told, ok := errors.AsType[*RefusedError](err); ok && len(told.Message) > maxMessage {
 			t.Errorf("a message of %d bytes", len(told.Message))
 		}
 	})

@@ -192,12 +192,13 @@ func (s *session) refusal(resp *http.Response, target string) error {
 	}
 }
 
-// printable keeps what a peer says to one line of text.
+// printable keeps what a peer says to one line of text, of maxMessage bytes at
+// most.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(s, "?"))
+	}, strings.ToValidUTF8(s[:min(len(s), maxMessage)], "?"))
 }
