@@ -361,7 +361,8 @@ get() {
 	esac
 }
 
-# find_place sets place, and version if one is asked for.
+# find_place sets place, and version if one is asked for. source is where other
+# versions are, too.
 find_place() {
 	version=${INSTALL_SKIFF_VERSION-}
 	place=${INSTALL_SKIFF_ARTIFACT_URL-}
@@ -386,6 +387,7 @@ find_place() {
 	*://*) usage "INSTALL_SKIFF_ARTIFACT_URL=$place: want http://, https://, file:// or a directory" ;;
 	*) place=$(pwd)/$place ;;
 	esac
+	source=$place
 	if [ -z "$version" ] && [ -n "${INSTALL_SKIFF_CHANNEL-}" ]; then read_channel; fi
 	case $version in
 	'') ;;
@@ -1002,6 +1004,8 @@ main() {
 		put 644 "$etc/release.pub" "untrusted comment: releases of skiff must be signed with this key
 $key" quiet
 	fi
+	# `skiff upgrade VERSION` looks there.
+	if [ -n "${source-}" ]; then put 644 "$etc/release.url" "$source" quiet; fi
 	copy_images
 	link_tools
 	write_service

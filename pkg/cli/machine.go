@@ -12,6 +12,7 @@ import (
 	"skiff/internal/lockfile"
 	"skiff/pkg/config"
 	"skiff/pkg/doctor"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/join"
 	"skiff/pkg/paths"
 	"skiff/pkg/payload"
@@ -141,6 +142,13 @@ func (m machine) options() doctor.Options {
 		Overlayfs: cfg.Node.Snapshotter == "overlayfs", BuildTime: built, Backend: cfg.Cluster.FlannelBackend,
 		PodCIDR: cfg.Cluster.PodCIDR, ServiceCIDR: cfg.Cluster.ServiceCIDR, ClusterDNS: cfg.Cluster.DNS,
 		ResolvConf: resolvers, Ports: ports(cfg, node), APIPort: cfg.Server.Port, LeafLifetime: m.lifetime,
+		Record: func(change hostchange.Change) error {
+			rec, err := hostchange.Open(cfg.Paths)
+			if err != nil {
+				return err
+			}
+			return rec.Record(hostchange.Change{Kind: hostchange.Dir, Value: cfg.Paths.Etc}, change)
+		},
 		NFT: func() (string, func() error, error) { return nftExecutable(cfg) },
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"skiff/pkg/clock"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/pki"
 )
@@ -76,7 +77,7 @@ func lookSynchronised(_ context.Context, x *exam) error {
 	var f fix
 	if units := x.existing(paths.TimesyncUnits()...); len(units) > 0 && x.systemd() && x.sys.root {
 		f = func(ctx context.Context) (string, error) {
-			if err := x.note("timesync", "true", ""); err != nil {
+			if err := x.note(hostchange.Change{Kind: hostchange.TimeSync, Value: "true"}); err != nil {
 				return "", err
 			}
 			if _, err := x.sys.run(ctx, "timedatectl", "set-ntp", "true"); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"skiff/internal/atomicfile"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 )
 
@@ -95,13 +96,13 @@ func (x *exam) fixCmdline(file string, old []byte, line string) (string, error) 
 	if _, err := os.Stat(x.Path(backup)); !errors.Is(err, fs.ErrNotExist) {
 		backup += "-" + x.now().UTC().Format("20060102T150405Z")
 	}
-	if err := x.note("file", backup, ""); err != nil {
+	if err := x.note(hostchange.Change{Kind: hostchange.File, Value: backup}); err != nil {
 		return "", err
 	}
 	if err := atomicfile.Write(x.Path(backup), old, info.Mode().Perm()); err != nil {
 		return "", fmt.Errorf("keep a copy of the kernel's command line: %w", err)
 	}
-	if err := x.note("replaced", file, backup); err != nil {
+	if err := x.note(hostchange.Change{Kind: hostchange.Replaced, Value: file, Before: hostchange.Replacement(backup, []byte(line))}); err != nil {
 		return "", err
 	}
 	if err := atomicfile.Write(x.Path(file), []byte(line), info.Mode().Perm()); err != nil {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/preflight"
 )
@@ -104,9 +105,9 @@ type Options struct {
 	// NFT makes an nft executable and returns its path; remove is called when it
 	// is not needed any more.
 	NFT func() (path string, remove func() error, err error)
-	// Journal writes down a change of the host before it is made, so that
-	// `skiff uninstall` can undo it.
-	Journal func(kind, value, before string) error
+	// Record writes down a change of the host before it is made, so that
+	// `skiff uninstall` can undo it. Only Mend calls it.
+	Record func(hostchange.Change) error
 	// Root is put before the names of files; for tests. Empty means the machine.
 	Root string
 }
@@ -168,12 +169,9 @@ func (d *Doctor) Mend(ctx context.Context, r *Report) []Repair {
 	return repairs
 }
 
-// note is Journal, where there is one.
-func (d *Doctor) note(kind, value, before string) error {
-	if d.Journal == nil {
-		return nil
-	}
-	if err := d.Journal(kind, value, before); err != nil {
+// note is Record, with what it is for in its error.
+func (d *Doctor) note(c hostchange.Change) error {
+	if err := d.Record(c); err != nil {
 		return fmt.Errorf("note the change for skiff uninstall: %w", err)
 	}
 	return nil

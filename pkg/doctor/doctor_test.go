@@ -16,6 +16,7 @@ import (
 
 	"skiff/internal/netx"
 	"skiff/internal/testkit"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/preflight"
 	"skiff/pkg/process"
@@ -26,7 +27,7 @@ type patient struct {
 	t *testing.T
 	*Doctor
 	clock   *testClock
-	journal []string
+	journal []hostchange.Change
 	// commands answers the commands of the host's tools.
 	commands map[string]func(args string) (string, error)
 }
@@ -56,9 +57,9 @@ func healthy(t *testing.T) *patient {
 		BuildTime: today.AddDate(0, -1, 0), Backend: "vxlan", APIPort: 6443, LeafLifetime: 365 * day,
 		PodCIDR: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		ClusterDNS: []netip.Addr{netip.MustParseAddr("10.43.0.10")}, ResolvConf: []string{paths.ResolvConf, paths.SystemdResolvConf},
-		Ports:   []preflight.Port{{Address: netip.MustParseAddrPort("0.0.0.0:6443"), For: "the API"}},
-		Journal: func(kind, value, before string) error { p.journal = append(p.journal, kind+" "+value); return nil },
-		NFT:     func() (string, func() error, error) { return "nft", func() error { return nil }, nil },
+		Ports:  []preflight.Port{{Address: netip.MustParseAddrPort("0.0.0.0:6443"), For: "the API"}},
+		Record: func(c hostchange.Change) error { p.journal = append(p.journal, c); return nil },
+		NFT:    func() (string, func() error, error) { return "nft", func() error { return nil }, nil },
 	})
 	uplink := netip.MustParsePrefix("192.168.1.5/24")
 	p.sys = system{

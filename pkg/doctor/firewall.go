@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/process"
 )
@@ -105,7 +106,7 @@ func lookFirewalld(ctx context.Context, x *exam) error {
 	x.found(Warning, "firewalld runs and lets these not pass: "+strings.Join(missing, ", "), strings.Join(append(commands, "firewall-cmd --reload"), "; "),
 		func(ctx context.Context) (string, error) {
 			for _, a := range args {
-				if err := x.note("firewalld", strings.Join(a, " "), ""); err != nil {
+				if err := x.note(hostchange.Change{Kind: hostchange.Firewalld, Value: strings.Join(a, " ")}); err != nil {
 					return "", err
 				}
 				// Twice instead of a reload, which drops what others have added.
@@ -219,7 +220,7 @@ func lookUFW(ctx context.Context, x *exam) error {
 	}
 	x.found(Warning, "ufw is active and has no rules for: "+strings.Join(missing, ", "), strings.Join(commands, "; "), func(ctx context.Context) (string, error) {
 		for _, a := range args {
-			if err := x.note("ufw", strings.Join(a, " "), ""); err != nil {
+			if err := x.note(hostchange.Change{Kind: hostchange.UFW, Value: strings.Join(a, " ")}); err != nil {
 				return "", err
 			}
 			if _, err := x.sys.run(ctx, "ufw", a...); err != nil {

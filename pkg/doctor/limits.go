@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"skiff/internal/atomicfile"
+	"skiff/pkg/hostchange"
 	"skiff/pkg/paths"
 	"skiff/pkg/preflight"
 )
@@ -167,6 +168,9 @@ func (x *exam) raiseSysctl(name string, value int) fix {
 		}
 		file := filepath.Join(paths.Sysctl, name)
 		if have, err := x.number(file); err != nil || have < value {
+			if err := x.note(hostchange.SysctlChange(file, strconv.Itoa(value), strconv.Itoa(have))); err != nil {
+				return "", err
+			}
 			if err := os.WriteFile(x.Path(file), []byte(strconv.Itoa(value)), 0); err != nil {
 				return "", fmt.Errorf("set sysctl: %w", err)
 			}
@@ -186,7 +190,7 @@ func (x *exam) writeSysctl(name string, value int) error {
 		}
 	}
 	kept = append(kept, fmt.Sprintf("%s = %d", name, value))
-	if err := x.note("file", paths.SysctlFile, ""); err != nil {
+	if err := x.note(hostchange.NewFile(paths.SysctlFile)); err != nil {
 		return err
 	}
 	file := x.Path(paths.SysctlFile)

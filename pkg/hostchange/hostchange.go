@@ -43,6 +43,16 @@ const (
 	Volumes Kind = "volumes"
 	// Unit is a service of systemd or OpenRC, by the path of its file.
 	Unit Kind = "unit"
+	// Replaced is a file of somebody else that was rewritten; Before is what
+	// Replacement says.
+	Replaced Kind = "replaced"
+	// UFW is a rule of ufw, "route allow from 10.42.0.0/16" say.
+	UFW Kind = "ufw"
+	// Firewalld are options that firewall-cmd was given, "--zone=trusted
+	// --add-source=10.42.0.0/16" say: for now and permanently.
+	Firewalld Kind = "firewalld"
+	// TimeSync is that the machine's time is set over the network: "true".
+	TimeSync Kind = "timesync"
 )
 
 // Changes that a reboot undoes, too.
@@ -72,7 +82,7 @@ const Present = "present"
 // lasting are the kinds that a reboot does not undo.
 func (k Kind) lasting() bool {
 	switch k {
-	case File, Link, Dir, Tree, Data, Files, Volumes, Unit:
+	case File, Link, Dir, Tree, Data, Files, Volumes, Unit, Replaced, UFW, Firewalld, TimeSync:
 		return true
 	}
 	return false

@@ -184,6 +184,8 @@ func (u *Undo) one(ctx context.Context, c Change) error {
 		return removeMatching(c.Value, true)
 	case Unit:
 		return removeUnit(ctx, c, u.Run)
+	case Replaced, UFW, Firewalld, TimeSync:
+		return u.setting(ctx, c)
 	case Sysctl:
 		return restoreSysctl(c)
 	case Interface:

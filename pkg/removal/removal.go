@@ -185,6 +185,14 @@ func describe(c hostchange.Change) string {
 		return "removing nftables table " + c.Value
 	case hostchange.Routes:
 		return "removing the routes to other nodes' pods"
+	case hostchange.Replaced:
+		return "putting back " + c.Value
+	case hostchange.UFW:
+		return "removing ufw's rule " + c.Value
+	case hostchange.Firewalld:
+		return "removing from firewalld what was added with " + c.Value
+	case hostchange.TimeSync:
+		return "switching the time service off, as it was"
 	case hostchange.Unit:
 		return "removing service " + filepath.Base(c.Value)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -102,6 +103,16 @@ func TestDoctor(t *testing.T) {
 	a.WaitReady()
 	if d, ids := doctor(a, t); len(ids) > 0 {
 		t.Errorf("a running agent: found %q: %+v", ids, d.Findings)
+	}
+
+	// What --fix has changed is undone with the rest.
+	h.Run("skiff", "uninstall", "--yes")
+	h.Forget()
+	if _, err := os.Stat(h.Path("/etc/sysctl.d/99-zz-skiff.conf")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after skiff uninstall the settings of doctor --fix are there: %v", err)
+	}
+	if text, err := os.ReadFile(cmdline(boot)); err == nil && string(text) != piLine+piMistake {
+		t.Errorf("after skiff uninstall cmdline.txt is %q, want %q", text, piLine+piMistake)
 	}
 }
 
@@ -199,11 +210,19 @@ func stoppedFaults(t *testing.T, boot string) []hostFault {
 	}
 }
 
+// What is in a Raspberry Pi's cmdline.txt, and what many append to it: the
+// firmware reads one line only.
+const (
+	piLine    = "console=serial0,115200 console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait"
+	piMistake = "\ncgroup_enable=memory\n"
+)
+
+func cmdline(boot string) string { return filepath.Join(boot, "firmware", "cmdline.txt") }
+
 // piFault is a Raspberry Pi's: the memory controller is off, which the host is
 // shown by unmounting it, and the boot partition has a cmdline.txt.
 func piFault(boot string) hostFault {
-	const line = "console=serial0,115200 console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait"
-	cmdline := filepath.Join(boot, "firmware", "cmdline.txt")
+	cmdline := cmdline(boot)
 	const memory = "/sys/fs/cgroup/memory"
 	return hostFault{
 		name: "raspberry pi", want: "cgroup-memory", says: "memory controller", fixable: true,
@@ -214,13 +233,13 @@ func piFault(boot string) hostFault {
 			if err := os.MkdirAll(filepath.Dir(cmdline), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(cmdline, []byte(line+"\ncgroup_enable=memory\n"), 0o755); err != nil {
+			if err := os.WriteFile(cmdline, []byte(piLine+piMistake), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		},
 		undo: func(t *testing.T, h *hosts.Host) {
 			text, err := os.ReadFile(cmdline)
-			if want := line + " cgroup_memory=1 cgroup_enable=memory\n"; err != nil || string(text) != want {
+			if want := piLine + " cgroup_memory=1 cgroup_enable=memory\n"; err != nil || string(text) != want {
 				t.Errorf("cmdline.txt is %q, %v; want %q", text, err, want)
 			}
 			if _, ids := doctor(h, t); !slices.Equal(ids, []string{"cgroup-memory"}) {

@@ -59,7 +59,7 @@ func TestInstall(t *testing.T) {
 	if got := m.Run("sh", "-c", "cd /usr/local/bin; for f in *; do echo $f $(readlink $f); done"); !strings.Contains(got, "crictl skiff\nctr skiff\n") {
 		t.Errorf("in /usr/local/bin: %s", got)
 	}
-	want := "dir\t/etc/skiff\nfile\t/usr/local/bin/skiff\nfile\t/etc/skiff/release.pub\n"
+	want := "dir\t/etc/skiff\nfile\t/usr/local/bin/skiff\nfile\t/etc/skiff/release.pub\nfile\t/etc/skiff/release.url\n"
 	if got := m.ReadFile("/etc/skiff/host-changes"); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "unit\t/etc/systemd/system/skiff.service\n") {
 		t.Errorf("the journal of changes has:\n%s", got)
 	}
@@ -299,7 +299,7 @@ func TestKilled(t *testing.T) {
 // withoutTimes is what is installed in the end; the journal's order may differ.
 func (m *machine) withoutTimes() string {
 	m.t.Helper()
-	return m.Run("sh", "-c", `find /etc /usr/local/bin /run /tmp/skiff-install* ! -type d -printf '%p %M %s %l\n' 2>/dev/null | sort; cat /etc/skiff/host-changes | sort; cat /etc/skiff/release.pub /etc/systemd/system/*.* 2>/dev/null; true`)
+	return m.Run("sh", "-c", `find /etc /usr/local/bin /run /tmp/skiff-install* ! -type d -printf '%p %M %s %l\n' 2>/dev/null | sort; cat /etc/skiff/host-changes | sort; cat /etc/skiff/release.pub /etc/skiff/release.url /etc/systemd/system/*.* 2>/dev/null; true`)
 }
 
 // TestNotReady shows what a person needs when skiff does not come up.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -19,6 +20,7 @@ type qemuOptions struct {
 	opt     string // image of the second disk
 	port    string // socket of the serial port to the guest
 	network bool
+	memory  int    // MiB
 	clock   string // what the hardware's clock shows at power-on; "" is the time
 	console string // file that gets the console
 }
@@ -27,7 +29,7 @@ type qemuOptions struct {
 func (o qemuOptions) args() []string {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-smp", "2", "-m", "2048",
+		"-smp", "2", "-m", strconv.Itoa(o.memory),
 		"-kernel", o.base.Kernel, "-initrd", o.base.Initrd,
 		"-append", "root=LABEL=" + rootLabel + " rw console=ttyS0 panic=-1",
 		"-serial", "file:" + o.console,

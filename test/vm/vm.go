@@ -14,6 +14,7 @@
 package vm
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,6 +34,7 @@ const (
 type Options struct {
 	Base    Base // what is on its disk
 	Network bool // a network card; without, there is the loopback interface only
+	Memory  int  // MiB; 0 is 2048
 	// Clock is what the hardware's clock shows whenever the power comes on, as
 	// "1970-01-01T00:00:05"; empty means the time.
 	Clock string
@@ -84,7 +86,7 @@ func (m *Machine) Boot() {
 	port := filepath.Join(m.dir, fmt.Sprintf("guest-%d.sock", m.starts))
 	q, err := startQemu(qemuOptions{
 		base: m.o.Base, disk: socket, opt: m.opt, port: port,
-		network: m.o.Network, clock: m.o.Clock, console: m.console(),
+		network: m.o.Network, memory: cmp.Or(m.o.Memory, 2048), clock: m.o.Clock, console: m.console(),
 	})
 	if err != nil {
 		m.t.Fatal(err)
