@@ -119,7 +119,7 @@ func (i *identity) keepNames(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := i.names.Claim(ctx, join.Claim{Node: i.cfg.Node.Name, Password: p, Proven: true}); err != nil {
+		if err := i.names.Keep(ctx, join.Claim{Node: i.cfg.Node.Name, Password: p, Proven: true}); err != nil {
 			return err
 		}
 	}

@@ -65,12 +65,18 @@ func New(client func() kubernetes.Interface, now func() time.Time, logger *slog.
 // Claim implements join.Names. The first machine has the name; after that it
 // is for who knows the password.
 func (k *Keeper) Claim(ctx context.Context, c join.Claim) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return k.Keep(ctx, c)
+}
+
+// Keep is Claim for the server's own node, which nobody waits for: a slow machine
+// may take longer to compute a hash than a joining node would wait.
+func (k *Keeper) Keep(ctx context.Context, c join.Claim) error {
 	client := k.Client()
 	if client == nil {
 		return join.Refuse(join.CodeStarting, "the Kubernetes API of the server is starting, and node passwords are kept there")
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	for range 3 { // Two machines may come at once.
 		s, err := client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, SecretName(c.Node), metav1.GetOptions{})
 		switch {
