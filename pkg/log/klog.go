@@ -26,7 +26,9 @@ import (
 // upstream's Info as Info, and records of V(n) with n ≤ N as Debug whether or
 // not l has Debug enabled.
 //
-// So does a record about an error whose text has Expected in it.
+// So does a record about an error whose text has Expected in it. Of lines that
+// say the same, few are written (see repeats), unless somebody has asked for
+// verbosity: left_out in the next one tells how many were not.
 //
 // stopping, which may be nil, reports whether the process is on its way out.
 // What upstream calls an error then (the kubelet goes on asking a containerd
@@ -42,6 +44,9 @@ func BridgeKlog(l *slog.Logger, verbosity int, stopping func() bool) {
 		stopping = func() bool { return false }
 	}
 	h := &klogHandler{next: l.Handler(), stopping: stopping}
+	if verbosity == 0 {
+		h.repeats = &repeats{}
+	}
 	klog.SetLoggerWithOptions(logr.FromSlogHandler(h),
 		klog.ContextualLogger(true),
 		klog.WriteKlogBuffer(h.writeBuffer))
@@ -52,6 +57,7 @@ func BridgeKlog(l *slog.Logger, verbosity int, stopping func() bool) {
 type klogHandler struct {
 	next     slog.Handler
 	stopping func() bool
+	repeats  *repeats // nil: all is written
 }
 
 var _ slog.Handler = (*klogHandler)(nil)
@@ -97,6 +103,25 @@ func (h *klogHandler) Handle(ctx context.Context, r slog.Record) error {
 	if c := componentOf(functionAt(r.PC)); c != "" {
 		r.AddAttrs(slog.String(ComponentKey, c))
 	}
+	return h.write(ctx, r)
+}
+
+// write hands a record on, unless the same was said often enough.
+func (h *klogHandler) write(ctx context.Context, r slog.Record) error {
+	if h.repeats != nil && r.Level == slog.LevelWarn {
+		said := r.Message
+		r.Attrs(func(a slog.Attr) bool {
+			said += "\x00" + a.Value.String()
+			return true
+		})
+		ok, left := h.repeats.take(said, r.Time)
+		if !ok {
+			return nil
+		}
+		if left > 0 {
+			r.AddAttrs(slog.Int("left_out", left))
+		}
+	}
 	return h.next.Handle(ctx, r)
 }
 
@@ -116,11 +141,11 @@ func expected(r slog.Record) bool {
 }
 
 func (h *klogHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &klogHandler{next: h.next.WithAttrs(attrs), stopping: h.stopping}
+	return &klogHandler{next: h.next.WithAttrs(attrs), stopping: h.stopping, repeats: h.repeats}
 }
 
 func (h *klogHandler) WithGroup(name string) slog.Handler {
-	return &klogHandler{next: h.next.WithGroup(name), stopping: h.stopping}
+	return &klogHandler{next: h.next.WithGroup(name), stopping: h.stopping, repeats: h.repeats}
 }
 
 // writeBuffer takes the lines of the unstructured calls (Infof, Warningf …).
@@ -145,7 +170,7 @@ func (h *klogHandler) writeBuffer(line []byte) {
 	if c := componentOf(function); c != "" {
 		r.AddAttrs(slog.String(ComponentKey, c))
 	}
-	_ = h.next.Handle(ctx, r) // An error has nowhere to go: this is the log.
+	_ = h.write(ctx, r) // An error has nowhere to go: this is the log.
 }
 
 // parseKlogLine reads "W0102 15:04:05.000000    1234 file.go:12] message". A
