@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // How far the heap may grow beyond what lives on it before it is collected, in
@@ -15,6 +17,10 @@ import (
 const (
 	gcAtRest = 20
 	gcUnder  = 100 // load
+	// gcShare of the machine's memory is what the surplus may take under load: one
+	// part in so many. With 512 MiB it is 32, beside 90 that live. More would push
+	// out of memory what runs: pages of the executable, which a card reads slowly.
+	gcShare = 16
 
 	// gcStarting is low although a start would be quicker with few collections:
 	// what stays is scattered over all the memory the heap has had, and Go
@@ -42,6 +48,8 @@ const (
 type collector struct {
 	happened <-chan struct{} // says, soon after it, that there was a collection
 	cycles   func() uint64   // collections so far
+	live     func() uint64   // bytes in use, as the last collection has found
+	memory   uint64          // bytes the machine has; 0 is unknown
 	percent  func(int)       // sets GOGC
 	release  func()          // collects, and returns free memory to the system
 }
@@ -54,7 +62,9 @@ func newCollector() *collector {
 	}
 	c := &collector{
 		happened: watchCollections(),
-		cycles:   collections,
+		cycles:   func() uint64 { return measured("/gc/cycles/automatic:gc-cycles") }, // those the heap's growth has caused
+		live:     func() uint64 { return measured("/gc/heap/live:bytes") },
+		memory:   machineMemory(),
 		percent:  func(p int) { debug.SetGCPercent(p) },
 		release:  debug.FreeOSMemory,
 	}
@@ -74,11 +84,29 @@ func (c *collector) run(ctx context.Context, ready <-chan struct{}) {
 	case <-ready:
 	}
 	for c.untilLoad(ctx) {
-		c.percent(gcUnder)
+		c.percent(c.underLoad())
 		if !c.untilQuiet(ctx) {
 			return
 		}
 	}
+}
+
+// underLoad is the GOGC for load on this machine.
+func (c *collector) underLoad() int {
+	if c.memory == 0 {
+		return gcUnder
+	}
+	fits := c.memory / gcShare * 100 / max(c.live(), 1)
+	return int(min(max(fits, gcAtRest), gcUnder)) //nolint:gosec // It is between both.
+}
+
+// machineMemory is what the kernel says, in bytes, or 0.
+func machineMemory() uint64 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return info.Totalram * uint64(info.Unit)
 }
 
 // untilLoad rests until there is load, and returns false if ctx ends before. A
@@ -146,9 +174,9 @@ func leave(out chan struct{}) {
 	}, out)
 }
 
-// collections counts the collections that the heap's growth has caused.
-func collections() uint64 {
-	sample := []metrics.Sample{{Name: "/gc/cycles/automatic:gc-cycles"}}
+// measured is one of the runtime's own figures.
+func measured(name string) uint64 {
+	sample := []metrics.Sample{{Name: name}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
 }

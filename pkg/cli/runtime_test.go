@@ -26,6 +26,7 @@ func fakeCollector(got *[]string) (c *collector, collect func()) {
 	return &collector{
 		happened: happened,
 		cycles:   func() uint64 { return *cycles },
+		live:     func() uint64 { return 90 << 20 },
 		percent:  func(p int) { note(p) },
 		release:  func() { note("release") },
 	}, collect
@@ -69,6 +70,23 @@ func TestCollectorFollowsLoad(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestCollectorOnSmallMachines leaves room for what else is in memory.
+func TestCollectorOnSmallMachines(t *testing.T) {
+	for memory, want := range map[uint64]int{0: 100, 256 << 20: 20, 512 << 20: 35, 1 << 30: 71, 2 << 30: 100, 64 << 30: 100} {
+		c := &collector{memory: memory, live: func() uint64 { return 90 << 20 }}
+		if got := c.underLoad(); got != want {
+			t.Errorf("with %d MiB under load %d %%, want %d", memory>>20, got, want)
+		}
+	}
+	if machineMemory() < 64<<20 {
+		t.Errorf("this machine has %d bytes", machineMemory())
+	}
+	runtime.GC()
+	if live := measured("/gc/heap/live:bytes"); live == 0 {
+		t.Error("nothing lives on the heap")
 	}
 }
 
