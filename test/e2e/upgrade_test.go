@@ -62,18 +62,25 @@ func TestUpgrade(t *testing.T) {
 
 func newUpgrades(t *testing.T) *upgrades {
 	t.Helper()
-	h := newHost(t, hosts.Named("site"))
+	u := supervised(t, newHost(t, hosts.Named("site")), "server")
+	u.space = newSpace(t, u.Host, "kept")
+	u.apply(keptApp)
+	u.ready("app=kept", 2)
+	return u
+}
+
+// supervised starts skiff on a host as a service would, and waits until it is
+// ready. The space is there only for what needs no API.
+func supervised(t *testing.T, h *hosts.Host, command ...string) *upgrades {
+	t.Helper()
 	maker := releases.New(t, hosts.Binary(t), h.Path("/tmp"))
 	h.WriteFile("/etc/skiff/release.pub", maker.Key)
 	h.WriteFile("/var/lib/installed/supervise", supervise)
 	noError(t, os.Chmod(h.Path("/var/lib/installed/supervise"), 0o755))
 	noError(t, copyTo(hosts.Binary(t), h.Path(installedSkiff)))
-	h.StartWith("/var/lib/installed/supervise", "server")
+	h.StartWith(append([]string{"/var/lib/installed/supervise"}, command...)...)
 	h.WaitReady()
-	u := &upgrades{space: newSpace(t, h, "kept"), Maker: maker}
-	u.apply(keptApp)
-	u.ready("app=kept", 2)
-	return u
+	return &upgrades{space: &space{Host: h, t: t}, Maker: maker}
 }
 
 // copyTo makes an executable with the content of another file.
