@@ -846,6 +846,7 @@ write_service() {
 		;;
 	openrc)
 		put 600 "$etc/$name.env" "$settings"
+		journal files "/var/log/$name.log*"
 		put 755 "/etc/init.d/$name" "$(openrc_script)" unit
 		if [ -d /etc/logrotate.d ]; then
 			put 644 "/etc/logrotate.d/$name" "/var/log/$name.log {

@@ -30,20 +30,14 @@ func Manager() string {
 // stopped.
 func removeUnit(ctx context.Context, c Change, run Run) error {
 	name, manager := filepath.Base(c.Value), Manager()
-	_, err := os.Lstat(c.Value)
-	there := err == nil
 	var errs []error
-	if there {
-		switch manager {
-		case "systemd":
-			_, err = run(ctx, "systemctl", "disable", name)
-		case "openrc":
-			_, err = run(ctx, "rc-update", "--all", "del", name)
-		}
+	if _, err := os.Lstat(c.Value); err == nil && manager == "systemd" {
+		_, err = run(ctx, "systemctl", "disable", name)
 		errs = append(errs, err)
 	}
-	// What enabling has made is removed also where the manager does not run, or
-	// has lost the file.
+	// What enabling has made is removed also where systemd does not run, or has
+	// lost the file. For OpenRC that is all there is: rc-update calls it an error
+	// that a service is not in each of the runlevels.
 	for _, pattern := range []string{filepath.Join(paths.SystemdUnits, "*.wants", name), filepath.Join(paths.OpenRCLevels, "*", name)} {
 		links, err := filepath.Glob(pattern)
 		if err != nil {
@@ -55,6 +49,11 @@ func removeUnit(ctx context.Context, c Change, run Run) error {
 	}
 	if err := os.Remove(c.Value); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
+	}
+	if manager == "openrc" {
+		for _, dir := range paths.OpenRCCgroups() {
+			_ = os.Remove(filepath.Join(dir, name)) // There is one, or none, and it goes only when empty.
+		}
 	}
 	if manager == "systemd" {
 		_, err := run(ctx, "systemctl", "daemon-reload")

@@ -128,6 +128,12 @@ const (
 	IPTablesNames = "/proc/net/ip_tables_names"
 )
 
+// OpenRCCgroups are where OpenRC makes control groups for its services, which it
+// leaves there: version 1, both versions, version 2 (its sh/rc-cgroup.sh).
+func OpenRCCgroups() []string {
+	return []string{filepath.Join(CgroupRoot, "openrc"), filepath.Join(CgroupRoot, "unified"), CgroupRoot}
+}
+
 // SysctlDirs hold kernel settings, weakest first.
 func SysctlDirs() []string {
 	return []string{"/lib/sysctl.d", "/usr/lib/sysctl.d", "/usr/local/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d"}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ func TestInstall(t *testing.T) {
 	})
 	s.sameContainers("another installation", before)
 	t.Run("an agent", func(t *testing.T) { installAgent(t, shop.For(t), files) })
+	contains(t, "skiff uninstall", shop.Run("skiff", "uninstall", "--yes"), "skiff has been removed")
 }
 
 // makeStick writes a release of the skiff under test, and an image of the
@@ -153,6 +155,7 @@ func installAgent(t *testing.T, shop *hosts.Host, r *install.Release) {
 	shop.AddNIC(network)
 	site := bareHost(t, r, hosts.Named("site"), hosts.On(network))
 	site.Run("umount", stick)
+	before := site.Listing()
 	address := shop.Addr() + ":8088"
 	server := &http.Server{Handler: http.FileServer(http.Dir(r.Dir))}
 	listener := shop.ListenIn(address)
@@ -168,6 +171,9 @@ func installAgent(t *testing.T, shop *hosts.Host, r *install.Release) {
 	if got := site.Run("stat", "-c", "%a", "/etc/skiff/skiff-agent.env"); strings.TrimSpace(got) != "600" {
 		t.Errorf("the file with the token has mode %s", got)
 	}
-	site.Run("rc-service", "skiff-agent", "stop")
-	shop.Run("rc-service", "skiff", "stop")
+	site.Run("skiff", "uninstall", "--yes")
+	ofOpenRC := func(line string) bool { return strings.HasPrefix(line, "file /run/openrc/") } // what it remembers of services
+	if diff := hosts.Difference(slices.DeleteFunc(before, ofOpenRC), slices.DeleteFunc(site.Listing(), ofOpenRC)); len(diff) > 0 {
+		t.Errorf("the machine is not as it was:\n%s", strings.Join(diff, "\n"))
+	}
 }
