@@ -84,7 +84,7 @@ func TestPowerCut(t *testing.T) {
 		m.Boot()
 		m.Run(lazy)
 		m.waitActive()
-		checkReady(m)
+		m.calm()
 		checkAcknowledged(m, acks.all(), round)
 		m.waitNewContainers(before)
 	}
