@@ -11,7 +11,7 @@ import (
 // state prints what a machine is like, a line for each thing. What a shell and
 // the kernel change by themselves while a test looks is left out.
 const state = `
-find /etc /var/lib /var/log /usr/local /opt /root /run -xdev \( -path /var/log/journal -o -path /run/log -o -path /run/udev -o -path /run/systemd/journal \) -prune -o \
+find /etc /var/lib /var/log /usr/local /opt /root /run -xdev \( -path /var/log/journal -o -path /run/log -o -path /run/udev -o -path /run/systemd/journal -o -path /run/systemd/transient \) -prune -o \
   ! -path '/etc/skiff/*' -printf 'file %p %M %u %l\n' 2>/dev/null
 cut -d ' ' -f 4,5 /proc/self/mountinfo | sed 's/^/mount /'
 ip -o link | cut -d : -f 2 | sed 's/^/link /'
@@ -50,7 +50,7 @@ func TestUninstall(t *testing.T) {
 	m.Run("(skiff uninstall --yes 2>&1 & echo $! >/run/pid) | while read -r line; do case $line in *'data directory'*) kill -STOP $(cat /run/pid); break;; esac; done; sync")
 	m.CutPower()
 	m.Boot()
-	m.waitActive()
+	m.Eventually(bootLimit, "the end of the boot", "systemctl is-system-running --wait; true")
 	if got := m.Run("systemctl is-active skiff; true"); strings.TrimSpace(got) == "active" {
 		t.Error("what is half removed has been started")
 	}
