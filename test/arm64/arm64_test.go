@@ -119,7 +119,7 @@ const node = `#!/bin/busybox sh
 export PATH=/bin:/sbin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run
 mkdir -p /dev/pts /dev/shm; mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t cgroup2 cgroup /sys/fs/cgroup
-ip link set lo up; hostname arm
+ip link set lo up; hostname arm; echo 127.0.0.1 localhost arm >/etc/hosts # containerd copies it for pods
 step() { echo "test: $* after $(cut -d. -f1 /proc/uptime) s"; }
 fail() { echo "test: FAILED $*"; tail -n 60 /run/log; skiff status; skiff kubectl get pods -A -o wide; skiff kubectl describe pod web; poweroff -f; }
 step "booted $(uname -rm)"
