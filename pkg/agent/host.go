@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"skiff/pkg/hostchange"
@@ -121,22 +122,9 @@ func (a *Agent) shareMounts() error {
 
 // rootShared looks up the propagation of / in /proc/PID/mountinfo (proc(5)).
 // Of several mounts on / the last is the one in sight.
-func rootShared(mountinfo string) bool {
-	shared := false
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) < 7 || fields[4] != "/" {
-			continue
-		}
-		shared = false
-		for _, f := range fields[6:] {
-			if f == "-" {
-				break
-			}
-			shared = shared || strings.HasPrefix(f, "shared:")
-		}
-	}
-	return shared
+func rootShared(text string) bool {
+	list, err := mountinfo.GetMountsFromReader(strings.NewReader(text), func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != "/", false })
+	return err == nil && len(list) > 0 && strings.HasPrefix(list[len(list)-1].Optional, "shared:")
 }
 
 // systemdCgroups reports whether containers' cgroups should be made by systemd:

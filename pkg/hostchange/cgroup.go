@@ -24,17 +24,17 @@ const cgroupLimit = 15 * time.Second
 // CgroupDirs are the directories of a control group, one in each hierarchy
 // where it exists.
 func CgroupDirs(path string) ([]string, error) {
-	mounts, err := mountPoints()
+	list, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	var dirs []string
-	for _, m := range mounts {
-		if m.fsType != "cgroup" && m.fsType != "cgroup2" {
+	for _, m := range list {
+		if m.FSType != "cgroup" && m.FSType != "cgroup2" {
 			continue
 		}
-		dir := filepath.Join(m.path, path)
-		if info, err := os.Stat(dir); err == nil && info.IsDir() && dir != m.path && !slices.Contains(dirs, dir) {
+		dir := filepath.Join(m.Mountpoint, path)
+		if info, err := os.Stat(dir); err == nil && info.IsDir() && dir != m.Mountpoint && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}

@@ -7,61 +7,35 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"skiff/pkg/paths"
 )
 
-// mountPoint is one line of /proc/self/mountinfo; proc_pid_mountinfo(5).
-type mountPoint struct {
-	path, fsType, source, root string
-	shared                     bool
-	slave                      bool
-}
-
-func mountPoints() ([]mountPoint, error) {
-	data, err := os.ReadFile(paths.MountInfo)
+// mounts are those that this process sees, in the order of the kernel's list.
+func mounts() ([]*mountinfo.Info, error) {
+	f, err := os.Open(paths.MountInfo)
 	if err != nil {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}
-	return parseMounts(string(data)), nil
+	defer f.Close()
+	list, err := mountinfo.GetMountsFromReader(f, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	return list, nil
 }
 
-func parseMounts(text string) []mountPoint {
-	var out []mountPoint
-	for line := range strings.Lines(text) {
-		head, tail, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		before, after := strings.Fields(head), strings.Fields(tail)
-		if !ok || len(before) < 6 || len(after) < 2 {
-			continue
-		}
-		m := mountPoint{path: octal(before[4]), root: octal(before[3]), fsType: after[0], source: octal(after[1])}
-		for _, option := range before[6:] {
-			m.shared = m.shared || strings.HasPrefix(option, "shared:")
-			m.slave = m.slave || strings.HasPrefix(option, "master:")
-		}
-		out = append(out, m)
+// propagates reports whether a mount is shared, or only follows another.
+func propagates(m *mountinfo.Info) (shared, slave bool) {
+	for option := range strings.FieldsSeq(m.Optional) {
+		shared = shared || strings.HasPrefix(option, "shared:")
+		slave = slave || strings.HasPrefix(option, "master:")
 	}
-	return out
-}
-
-// octal undoes the kernel's \040 for blanks and the like.
-func octal(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return shared, slave
 }
 
 // below reports whether a path is strictly below a directory.
@@ -70,17 +44,17 @@ func below(path, dir string) bool { return strings.HasPrefix(path, strings.TrimS
 // Foreign lists what is mounted in the trees among the changes and is not
 // skiff's: data of somebody, on another disk perhaps.
 func Foreign(changes, fleeting []Change) ([]string, error) {
-	mounts, err := mountPoints()
+	list, err := mounts()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
-	for _, m := range mounts {
+	for _, m := range list {
 		in := func(kinds ...Kind) func(Change) bool {
-			return func(c Change) bool { return slices.Contains(kinds, c.Kind) && below(m.path, c.Value) }
+			return func(c Change) bool { return slices.Contains(kinds, c.Kind) && below(m.Mountpoint, c.Value) }
 		}
 		if slices.ContainsFunc(changes, in(Tree, Data)) && !slices.ContainsFunc(fleeting, in(Mounts)) {
-			out = append(out, fmt.Sprintf("%s (%s of %s)", m.path, m.fsType, m.source))
+			out = append(out, fmt.Sprintf("%s (%s of %s)", m.Mountpoint, m.FSType, m.Source))
 		}
 	}
 	return out, nil
@@ -92,19 +66,19 @@ func unmountBelow(dir string) error {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
 	}
-	mounts, err := mountPoints()
+	list, err := mounts()
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, m := range slices.Backward(mounts) {
-		if !below(m.path, dir) {
+	for _, m := range slices.Backward(list) {
+		if !below(m.Mountpoint, dir) {
 			continue
 		}
-		err := unix.Unmount(m.path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		// EINVAL: it went with another.
 		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", m.path, err))
+			errs = append(errs, fmt.Errorf("unmount %s: %w", m.Mountpoint, err))
 		}
 	}
 	return errors.Join(append(errs, detachLoops(dir))...)
@@ -139,18 +113,18 @@ func detachLoops(dir string) error {
 // NewPropagation is the change that all mounts will be shared. Each that is not
 // is remembered: "p" for private, "s" for one that only follows another.
 func NewPropagation() (Change, error) {
-	mounts, err := mountPoints()
+	list, err := mounts()
 	if err != nil {
 		return Change{}, err
 	}
 	var before []string
-	for _, m := range mounts {
-		switch {
-		case m.shared:
-		case m.slave:
-			before = append(before, "s"+m.path)
+	for _, m := range list {
+		switch shared, slave := propagates(m); {
+		case shared:
+		case slave:
+			before = append(before, "s"+m.Mountpoint)
 		default:
-			before = append(before, "p"+m.path)
+			before = append(before, "p"+m.Mountpoint)
 		}
 	}
 	return Change{Propagation, "/", strings.Join(before, "\n")}, nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -173,18 +174,10 @@ func TestSysctl(t *testing.T) {
 	}
 }
 
-func TestParseMounts(t *testing.T) {
-	const text = `22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-30 22 0:26 /a\040b /mnt/my\040disk rw master:3 - tmpfs tm\134pfs rw
-31 22 0:27 / /private rw - tmpfs tmpfs rw
-nonsense
-`
-	want := []mountPoint{
-		{path: "/", root: "/", fsType: "ext4", source: "/dev/vda1", shared: true},
-		{path: "/mnt/my disk", root: "/a b", fsType: "tmpfs", source: `tm\pfs`, slave: true},
-		{path: "/private", root: "/", fsType: "tmpfs", source: "tmpfs"},
-	}
-	if diff := cmp.Diff(want, parseMounts(text), cmp.AllowUnexported(mountPoint{})); diff != "" {
-		t.Error(diff)
+func TestPropagates(t *testing.T) {
+	for optional, want := range map[string][2]bool{"": {}, "shared:1": {true, false}, "master:3": {false, true}, "shared:1 master:3": {true, true}, "unbindable": {}} {
+		if shared, slave := propagates(&mountinfo.Info{Optional: optional}); shared != want[0] || slave != want[1] {
+			t.Errorf("%q: shared %v, slave %v", optional, shared, slave)
+		}
 	}
 }

@@ -2,9 +2,9 @@ package preflight
 
 import (
 	"errors"
-	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,22 +18,15 @@ type Mount struct {
 	SuperOptions []string // of the file system
 }
 
+// parseMounts reads the list of the kernel, which is well-formed; of one that is
+// not nothing is known.
 func parseMounts(text string) []Mount {
-	var out []Mount
-	for line := range strings.Lines(text) {
-		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		head, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(head) < 6 || len(tail) < 3 {
-			continue
-		}
-		id, _ := strconv.ParseUint(head[0], 10, 64) // It is a number.
+	list, _ := mountinfo.GetMountsFromReader(strings.NewReader(text), nil)
+	out := make([]Mount, 0, len(list))
+	for _, m := range list {
 		out = append(out, Mount{
-			ID:           id,
-			Point:        unescape(head[4]),
-			Type:         tail[0],
-			Source:       unescape(tail[1]),
-			Options:      strings.Split(head[5], ","),
-			SuperOptions: strings.Split(tail[2], ","),
+			ID: uint64(m.ID), Point: m.Mountpoint, Type: m.FSType, Source: m.Source, //nolint:gosec // The kernel's ids are positive.
+			Options: strings.Split(m.Options, ","), SuperOptions: strings.Split(m.VFSOptions, ","),
 		})
 	}
 	return out
@@ -66,20 +59,4 @@ func (m Machine) inSight(mount Mount) bool {
 		return true
 	}
 	return st.Mnt_id == mount.ID
-}
-
-// unescape undoes the kernel's \040 for blanks and the like.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

@@ -125,7 +125,6 @@ func TestMountOf(t *testing.T) {
 22 21 0:5 / /dev rw - devtmpfs udev rw
 23 21 8:2 / /var/lib rw - xfs /dev/sdb rw
 24 23 8:3 / /var/lib/my\040data ro - ext4 /dev/sdc ro
-nonsense
 `)
 	got := map[string]string{}
 	for _, path := range []string{"/", "/var/lib", "/var/library", "/var/lib/my data/x"} {
