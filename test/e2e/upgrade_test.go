@@ -144,8 +144,9 @@ func (u *upgrades) over(phase string) {
 		if err == nil {
 			err = json.Unmarshal(text, &s)
 		}
-		if _, guard := os.Stat(u.Path(upgradeState + "/guard")); err == nil && (s.Phase != phase || guard == nil) {
-			err = fmt.Errorf("it is %s, guard: %v", s.Phase, guard)
+		_, missing := os.Stat(u.Path(upgradeState + "/guard"))
+		if guarded := missing == nil; err == nil && (s.Phase != phase || guarded) {
+			err = fmt.Errorf("it is %s, guarded: %v", s.Phase, guarded)
 		}
 		return err
 	})
