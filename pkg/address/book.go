@@ -17,6 +17,7 @@ import (
 
 	"skiff/internal/netx"
 	"skiff/internal/pause"
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 	"skiff/pkg/config"
 )
@@ -103,31 +104,25 @@ func (b *Book) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	events := make(chan struct{}, 1)
-	poke := func() {
-		select {
-		case events <- struct{}{}:
-		default:
-		}
-	}
+	events := signal.New()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
 		for {
-			err := b.watch(ctx, poke)
+			err := b.watch(ctx, events.Send)
 			if ctx.Err() != nil {
 				return
 			}
 			if err != nil {
 				b.logger.Warn("cannot watch the host's addresses, looking at them each second", "error", err)
 			}
-			poke() // what was missed is a change
+			events.Send() // what was missed is a change
 			if !pause.For(ctx, againAfter) {
 				return
 			}
 		}
 	})
-	poke() // the configuration was completed some time ago
+	events.Send() // the configuration was completed some time ago
 	for {
 		select {
 		case <-ctx.Done():

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/internal/signal"
 )
 
 // How far the heap may grow beyond what lives on it before it is collected, in
@@ -156,20 +158,17 @@ func (c *collector) untilQuiet(ctx context.Context) bool {
 // The runtime has no other sign of one: an object that nothing refers to is
 // found by each.
 func watchCollections() <-chan struct{} {
-	out := make(chan struct{}, 1)
+	out := signal.New()
 	leave(out)
 	return out
 }
 
 // sentinel is an object for the collector to find.
-type sentinel struct{ out chan struct{} }
+type sentinel struct{ out signal.Signal }
 
-func leave(out chan struct{}) {
-	runtime.AddCleanup(&sentinel{out}, func(out chan struct{}) {
-		select {
-		case out <- struct{}{}:
-		default:
-		}
+func leave(out signal.Signal) {
+	runtime.AddCleanup(&sentinel{out}, func(out signal.Signal) {
+		out.Send()
 		leave(out)
 	}, out)
 }

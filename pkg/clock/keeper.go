@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 	"skiff/pkg/status"
 )
@@ -208,16 +209,11 @@ func (k *Keeper) Ready(context.Context) error { return nil }
 
 // Run implements component.Component: it follows the clock until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
-	set := make(chan struct{}, 1)
+	set := signal.New()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		err := k.o.Source.Watch(ctx, func() {
-			select {
-			case set <- struct{}{}:
-			default:
-			}
-		})
+		err := k.o.Source.Watch(ctx, set.Send)
 		if err != nil {
 			k.o.Logger.Warn("cannot watch the clock, looking at it each hour", "error", err)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 	"skiff/pkg/status"
 )
@@ -107,21 +108,15 @@ func (d *Deployer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make client for manifests: %w", err)
 	}
-	changed := make(chan struct{}, 1)
-	kick := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed := signal.New()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	wg.Go(func() { watchTree(ctx, d.o.Dir, kick, d.o.Logger) })
+	wg.Go(func() { watchTree(ctx, d.o.Dir, changed.Send, d.o.Logger) })
 
-	w := &worker{o: d.o, cluster: cluster, states: map[string]*state{}, now: time.Now, kick: kick}
-	w.restores = newRestores(ctx, cluster, &wg, kick)
+	w := &worker{o: d.o, cluster: cluster, states: map[string]*state{}, now: time.Now, kick: changed.Send}
+	w.restores = newRestores(ctx, cluster, &wg, changed.Send)
 	w.bundledDone = d.setBundled
 	return w.run(ctx, changed)
 }

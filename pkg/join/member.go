@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"skiff/internal/backoff"
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 )
 
@@ -51,7 +52,7 @@ type Member struct {
 	Logger  *slog.Logger
 
 	once sync.Once
-	wish chan struct{} // see asked
+	wish signal.Signal // see asked
 
 	mu     sync.Mutex
 	bundle *Bundle // guarded by mu
@@ -130,14 +131,11 @@ func (m *Member) Run(ctx context.Context) error {
 // Ask makes the Member ask the server soon although nothing is due, but not
 // at the same moment as all others.
 func (m *Member) Ask() {
-	select {
-	case m.asked() <- struct{}{}:
-	default: // It is going to.
-	}
+	m.asked().Send()
 }
 
-func (m *Member) asked() chan struct{} {
-	m.once.Do(func() { m.wish = make(chan struct{}, 1) })
+func (m *Member) asked() signal.Signal {
+	m.once.Do(func() { m.wish = signal.New() })
 	return m.wish
 }
 

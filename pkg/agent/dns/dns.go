@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"skiff/internal/pause"
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 )
 
@@ -132,21 +133,15 @@ func (s *Server) serve(parent context.Context, client *client) error {
 	defer wg.Wait()
 	defer cancel()
 
-	changed := make(chan struct{}, 1)
-	kick := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	resolvers := &resolvers{file: s.o.ResolvConf, systemd: s.o.SystemdResolvConf, changed: kick, logger: s.o.Logger}
+	changed := signal.New()
+	resolvers := &resolvers{file: s.o.ResolvConf, systemd: s.o.SystemdResolvConf, changed: changed.Send, logger: s.o.Logger}
 	wg.Go(func() { resolvers.watch(ctx) })
 
 	s.setProblem("waiting for permission to watch Services; group " + agentsGroup + " needs the bundled RBAC rules")
 	first, cancelFirst := context.WithTimeout(ctx, firstWait)
 	defer cancelFirst()
 	client.waitAllowed(first)
-	in := newInputs(client, kick)
+	in := newInputs(client, changed.Send)
 	wg.Go(func() { in.run(ctx) })
 	listen, err := s.where(ctx)
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	discoveryac "k8s.io/client-go/applyconfigurations/discovery/v1"
 	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"skiff/internal/signal"
 )
 
 const (
@@ -52,21 +54,15 @@ func publish(ctx context.Context, c *client, o Options, name string, listen neti
 	lw := cache.NewListWatchFromClient(c.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceSystem,
 		fields.OneTermEqualSelector("metadata.name", name))
 	informer := cache.NewSharedIndexInformer(lw, &discoveryv1.EndpointSlice{}, 0, cache.Indexers{})
-	touched := make(chan struct{}, 1)
-	touch := func() {
-		select {
-		case touched <- struct{}{}:
-		default:
-		}
-	}
+	touched := signal.New()
 	// The error is for informers that have stopped; this one has not started.
 	_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(_, n any) {
 			if s, ok := n.(*discoveryv1.EndpointSlice); ok && !pointsTo(s, listen) {
-				touch()
+				touched.Send()
 			}
 		},
-		DeleteFunc: func(any) { touch() },
+		DeleteFunc: func(any) { touched.Send() },
 	})
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"skiff/internal/signal"
 )
 
 const (
@@ -32,8 +34,8 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 	if err != nil {
 		return fmt.Errorf("make client for flannel: %w", err)
 	}
-	changes := make(chan struct{}, 1)
-	nodes, err := newNodes(client, f.NodeName, f.PodCIDR, func() { signal(changes) }, f.Logger)
+	changes := signal.New()
+	nodes, err := newNodes(client, f.NodeName, f.PodCIDR, changes.Send, f.Logger)
 	if err != nil {
 		return err
 	}

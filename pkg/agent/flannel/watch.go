@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"skiff/internal/pause"
+	"skiff/internal/signal"
 )
 
 // againAfter is how long a broken watch of the host's interfaces rests. What
@@ -16,10 +17,10 @@ const againAfter = time.Second
 // that matters or may have been one, until ctx ends. The kernel ends a
 // subscription that does not keep up; what was missed is a change, and another
 // is made.
-func watch[T any](ctx context.Context, changed chan<- struct{}, logger *slog.Logger, subscribe func(chan<- T, <-chan struct{}) error, matters func(T) bool) {
+func watch[T any](ctx context.Context, changed signal.Signal, logger *slog.Logger, subscribe func(chan<- T, <-chan struct{}) error, matters func(T) bool) {
 	for {
 		follow(ctx, changed, logger, subscribe, matters)
-		signal(changed)
+		changed.Send()
 		if !pause.For(ctx, againAfter) {
 			return
 		}
@@ -27,7 +28,7 @@ func watch[T any](ctx context.Context, changed chan<- struct{}, logger *slog.Log
 }
 
 // follow watches until the subscription ends.
-func follow[T any](ctx context.Context, changed chan<- struct{}, logger *slog.Logger, subscribe func(chan<- T, <-chan struct{}) error, matters func(T) bool) {
+func follow[T any](ctx context.Context, changed signal.Signal, logger *slog.Logger, subscribe func(chan<- T, <-chan struct{}) error, matters func(T) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	updates := make(chan T, 64)
@@ -37,14 +38,7 @@ func follow[T any](ctx context.Context, changed chan<- struct{}, logger *slog.Lo
 	}
 	for u := range updates {
 		if matters(u) {
-			signal(changed)
+			changed.Send()
 		}
-	}
-}
-
-func signal(changed chan<- struct{}) {
-	select {
-	case changed <- struct{}{}:
-	default:
 	}
 }

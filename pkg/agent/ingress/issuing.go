@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
+	"skiff/internal/signal"
 	"skiff/pkg/agent/ingress/acme"
 	"skiff/pkg/agent/ingress/catalog"
 	"skiff/pkg/agent/ingress/rules"
@@ -42,7 +43,7 @@ type issuing struct {
 	client  kubernetes.Interface
 	logger  *slog.Logger
 	changed func()
-	due     chan struct{}
+	due     signal.Signal
 	reach   *reach
 
 	mu       sync.Mutex
@@ -69,7 +70,7 @@ type retryAt struct {
 
 func newIssuing(client kubernetes.Interface, logger *slog.Logger, changed func()) *issuing {
 	return &issuing{
-		client: client, logger: logger, changed: changed, due: make(chan struct{}, 1),
+		client: client, logger: logger, changed: changed, due: signal.New(),
 		reach: newReach(), later: make(map[types.NamespacedName]retryAt),
 	}
 }
@@ -121,7 +122,7 @@ func (s *issuing) want(a acmeSettings, wants []rules.Want, secret func(namespace
 		s.queue = append(s.queue, order{w, events})
 	}
 	if len(s.queue) > 0 {
-		note(s.due)
+		s.due.Send()
 	}
 	return next
 }

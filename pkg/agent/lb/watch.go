@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"skiff/internal/pause"
+	"skiff/internal/signal"
 )
 
 // settle is how long the addresses of the API must be left alone before they
@@ -66,22 +67,16 @@ func (b *Balancer) endpoints() (store cache.Store, events <-chan struct{}, run f
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("make client to watch the servers' addresses: %w", err)
 	}
-	changed := make(chan struct{}, 1)
-	tell := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
+	changed := signal.New()
 	source := cache.NewFilteredListWatchFromClient(client.DiscoveryV1().RESTClient(), "endpointslices", metav1.NamespaceDefault,
 		func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=kubernetes" })
 	store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 		ListerWatcher: plain{source},
 		ObjectType:    &discoveryv1.EndpointSlice{},
 		Handler: cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { tell() },
-			UpdateFunc: func(_, _ any) { tell() },
-			DeleteFunc: func(any) { tell() },
+			AddFunc:    func(any) { changed.Send() },
+			UpdateFunc: func(_, _ any) { changed.Send() },
+			DeleteFunc: func(any) { changed.Send() },
 		},
 	})
 	return store, changed, informer.RunWithContext, nil

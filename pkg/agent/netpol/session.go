@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"skiff/internal/backoff"
+	"skiff/internal/signal"
 	"skiff/pkg/agent/netpol/kernel"
 	"skiff/pkg/agent/netpol/plan"
 	"skiff/pkg/hostchange"
@@ -25,16 +26,13 @@ type session struct {
 	wanted  uint64 // generation of what planner knows
 	done    uint64 // generation that the kernel has
 	suspect bool   // the table may be gone from the kernel
-	wake    chan struct{}
+	wake    signal.Signal
 }
 
 // touch says that planner has been told something. The caller holds the mutex.
 func (s *session) touch() {
 	s.wanted++
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.wake.Send()
 }
 
 // runSession keeps the table until there have been no policies for a while.
@@ -78,7 +76,7 @@ func (e *Enforcer) runSession(ctx context.Context, client kubernetes.Interface) 
 func (e *Enforcer) open() *session {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := &session{planner: plan.New(e.base()), wake: make(chan struct{}, 1)}
+	s := &session{planner: plan.New(e.base()), wake: signal.New()}
 	e.session = s
 	for _, np := range e.sortedPolicies() {
 		e.plan(np)
@@ -137,10 +135,7 @@ func (e *Enforcer) keep(ctx context.Context, s *session) {
 			if retry.Wait(ctx) != nil {
 				return
 			}
-			select {
-			case s.wake <- struct{}{}:
-			default:
-			}
+			s.wake.Send()
 			continue
 		}
 		all = false

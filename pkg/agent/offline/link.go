@@ -13,6 +13,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"skiff/internal/backoff"
+	"skiff/internal/signal"
 	"skiff/pkg/log"
 )
 
@@ -66,7 +67,7 @@ type link struct {
 	found   chan struct{} // closed when a server is found; nil while online
 	target  *target       // whom to ask
 
-	kick chan struct{}
+	kick signal.Signal
 }
 
 // target is a way to a server.
@@ -76,7 +77,7 @@ type target struct {
 }
 
 func newLink(changed func(bool, error), still func(error)) *link {
-	return &link{changed: changed, still: still, look: make(chan struct{}), found: make(chan struct{}), kick: make(chan struct{}, 1)}
+	return &link{changed: changed, still: still, look: make(chan struct{}), found: make(chan struct{}), kick: signal.New()}
 }
 
 // aim tells the link by which way to look.
@@ -91,10 +92,7 @@ func (l *link) aim(next http.RoundTripper, to *url.URL) {
 
 // wake has the link looked at. The caller holds mu.
 func (l *link) wake() {
-	select {
-	case l.kick <- struct{}{}:
-	default:
-	}
+	l.kick.Send()
 }
 
 // wait returns whether a server is in reach, and if so until when; or else when

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"skiff/internal/signal"
 	"skiff/pkg/agent/offline/journal"
 	"skiff/pkg/component"
 	"skiff/pkg/pki"
@@ -68,7 +69,7 @@ type Cache struct {
 	link *link
 
 	opened chan struct{} // closed when requests can be answered
-	kick   chan struct{} // something is to be written
+	kick   signal.Signal // something is to be written
 
 	mu      sync.Mutex
 	state   *state           // guarded by mu
@@ -89,7 +90,7 @@ func New(o Options) *Cache {
 	}
 	c := &Cache{
 		o: o, now: time.Now, state: newState(), refused: map[string]bool{},
-		opened: make(chan struct{}), kick: make(chan struct{}, 1),
+		opened: make(chan struct{}), kick: signal.New(),
 	}
 	c.link = newLink(c.linkChanged, c.noteLink)
 	return c
@@ -169,10 +170,7 @@ func (c *Cache) open() error {
 
 // wake has what has changed written in time. The caller holds mu.
 func (c *Cache) wake() {
-	select {
-	case c.kick <- struct{}{}:
-	default:
-	}
+	c.kick.Send()
 }
 
 // keep writes what changes until ctx ends.

@@ -25,6 +25,7 @@ import (
 
 	"skiff/internal/atomicfile"
 	"skiff/internal/filewatch"
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 	"skiff/pkg/paths"
 	"skiff/pkg/process"
@@ -95,16 +96,9 @@ func (r *Runtime) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	changes := make(chan struct{}, 1)
+	changes := signal.New()
 	if r.Registries != "" {
-		wg.Go(func() {
-			filewatch.Run(ctx, []string{r.Registries}, r.Logger, func() {
-				select {
-				case changes <- struct{}{}:
-				default:
-				}
-			})
-		})
+		wg.Go(func() { filewatch.Run(ctx, []string{r.Registries}, r.Logger, changes.Send) })
 	}
 	r.dropIns, r.runtimes = r.usableDropIns(ctx), r.usableRuntimes(ctx)
 	for {

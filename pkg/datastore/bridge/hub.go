@@ -192,7 +192,7 @@ func (h *hub) compact(revision int64) {
 func (h *hub) wakeWaiting() {
 	for s := range h.streams {
 		if s.progress > 0 && s.progress <= h.pos {
-			s.wakeUp()
+			s.wake.Send()
 		}
 	}
 }
@@ -206,7 +206,7 @@ func (h *hub) beat(ctx context.Context, notify bool) error {
 		waiting = waiting || s.progress > pos
 		if notify {
 			s.notify = true
-			s.wakeUp()
+			s.wake.Send()
 		}
 	}
 	h.mu.Unlock()

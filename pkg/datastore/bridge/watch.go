@@ -11,6 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"skiff/internal/signal"
 )
 
 const (
@@ -59,7 +61,7 @@ type watch struct {
 type stream struct {
 	ws   etcdserverpb.Watch_WatchServer
 	hub  *hub
-	wake chan struct{} // holds one token if there may be something to do
+	wake signal.Signal // sent if there may be something to do
 
 	watches  map[int64]*watch
 	lagging  []*watch
@@ -81,7 +83,7 @@ type item struct {
 
 // Watch implements etcdserverpb.WatchServer.
 func (w *watchServer) Watch(ws etcdserverpb.Watch_WatchServer) error {
-	s := &stream{ws: ws, hub: w.hub, wake: make(chan struct{}, 1), watches: map[int64]*watch{}}
+	s := &stream{ws: ws, hub: w.hub, wake: signal.New(), watches: map[int64]*watch{}}
 	w.hub.add(s)
 	defer w.hub.remove(s)
 	// Both end at the latest when this function has returned, which ends the
@@ -218,15 +220,15 @@ func (s *stream) requestProgress() error {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
 	s.progress = max(s.progress, rev)
-	s.wakeUp()
+	s.wake.Send()
 	return nil
 }
 
-// enqueue, push, lag and wakeUp need hub.mu.
+// enqueue, push and lag need hub.mu.
 
 func (s *stream) enqueue(i item) {
 	s.queue = append(s.queue, i)
-	s.wakeUp()
+	s.wake.Send()
 }
 
 // push hands a live watch its next event. If the client has not read what is
@@ -259,14 +261,7 @@ func (w *watch) lag(next int64) {
 	w.next = max(w.next, next)
 	delete(w.stream.hub.live, w)
 	w.stream.lagging = append(w.stream.lagging, w)
-	w.stream.wakeUp()
-}
-
-func (s *stream) wakeUp() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	w.stream.wake.Send()
 }
 
 func header(rev int64) *etcdserverpb.ResponseHeader {

@@ -7,6 +7,8 @@ import (
 	"github.com/k3s-io/kine/pkg/server"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"skiff/internal/signal"
 )
 
 // feed hands events to subscribers in the order of their revisions. What
@@ -29,7 +31,7 @@ type subscription struct {
 	key, end string
 	queue    []*server.Event      // guarded by feed.mu
 	err      error                // guarded by feed.mu; why it has ended
-	wake     chan struct{}        // holds a token if there is something to do
+	wake     signal.Signal        // holds a token if there is something to do
 	out      chan []*server.Event // closed at the end
 	errc     chan error
 }
@@ -60,7 +62,7 @@ func (f *feed) publish(events []*server.Event) {
 			}
 		}
 		if len(s.queue) > before {
-			token(s.wake)
+			s.wake.Send()
 		}
 	}
 	f.move(events[len(events)-1].KV.ModRevision)
@@ -73,7 +75,7 @@ func (f *feed) jump(pos int64) {
 	defer f.mu.Unlock()
 	for s := range f.subs {
 		s.err = server.ErrCompacted
-		token(s.wake)
+		s.wake.Send()
 	}
 	clear(f.subs)
 	f.move(pos)
@@ -105,7 +107,7 @@ func (f *feed) wait(ctx context.Context, revision int64) error {
 
 // subscribe begins after the position that is returned.
 func (f *feed) subscribe(key, end string) (*subscription, int64) {
-	s := &subscription{feed: f, key: key, end: end, wake: make(chan struct{}, 1), out: make(chan []*server.Event, 1), errc: make(chan error, 1)}
+	s := &subscription{feed: f, key: key, end: end, wake: signal.New(), out: make(chan []*server.Event, 1), errc: make(chan error, 1)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs[s] = struct{}{}

@@ -18,7 +18,7 @@ func (s *store) hear(ctx context.Context) {
 		err := s.listen(ctx, func() {
 			// What was told before is lost.
 			s.pace.listening.Store(true)
-			token(s.wake)
+			s.wake.Send()
 		}, s.committed)
 		s.pace.listening.Store(false)
 		if ctx.Err() != nil {
@@ -27,7 +27,7 @@ func (s *store) hear(ctx context.Context) {
 		if time.Since(begin) > listenRetryMax {
 			retry = listenRetryMin
 		}
-		token(s.wake) // The pace is another now.
+		s.wake.Send() // The pace is another now.
 		s.logger.Warn("the database's notifications are not heard, looking for changes each second", "after", retry, "error", err)
 		if !pauseFor(ctx, retry) {
 			return
@@ -47,7 +47,7 @@ func (s *store) announce(revision int64) {
 			break
 		}
 	}
-	token(s.notes)
+	s.notes.Send()
 }
 
 // tell carries out what announce has promised, until ctx ends. It is not done

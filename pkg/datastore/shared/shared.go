@@ -19,6 +19,7 @@ import (
 
 	"github.com/k3s-io/kine/pkg/server"
 
+	"skiff/internal/signal"
 	"skiff/pkg/datastore/expiry"
 )
 
@@ -48,9 +49,9 @@ type store struct {
 	gap    gap // this and batch are the poller's
 	batch  int
 	pace   pace // when to look without being told
-	notes  chan struct{}
+	notes  signal.Signal
 	noted  atomic.Int64 // the newest revision to tell others of
-	wake   chan struct{}
+	wake   signal.Signal
 	asked  atomic.Int64 // a revision known to be committed
 }
 
@@ -60,7 +61,7 @@ var _ server.Backend = (*store)(nil)
 func New(o Options) server.Backend {
 	s := &store{
 		db: o.DB, dialect: o.Dialect, listen: o.Listen, logger: o.Logger, working: o.Working,
-		notes: make(chan struct{}, 1), wake: make(chan struct{}, 1), batch: pollRows,
+		notes: signal.New(), wake: signal.New(), batch: pollRows,
 	}
 	s.feed.init()
 	s.counts.reset(0)
@@ -158,14 +159,7 @@ func (s *store) committed(revision int64) {
 		}
 	}
 	if revision > s.feed.position() {
-		token(s.wake)
-	}
-}
-
-func token(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+		s.wake.Send()
 	}
 }
 

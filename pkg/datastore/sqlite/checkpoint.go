@@ -58,10 +58,7 @@ func (w *writer) trim() {
 	w.logged = 0
 	size, copied, err := copyLog(w.db, "NOOP")
 	if err == nil && (size-copied)*w.pageSize >= checkpointAt {
-		select {
-		case w.checkpoints <- struct{}{}:
-		default:
-		}
+		w.checkpoints.Send()
 	}
 	if err == nil && size*w.pageSize >= restartAt {
 		_, _, err = copyLog(w.db, "RESTART")

@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/k3s-io/kine/pkg/server"
+
+	"skiff/internal/signal"
 )
 
 // feed hands committed events to subscribers, in the order of their revisions.
@@ -22,7 +24,7 @@ type subscription struct {
 	feed     *feed
 	key, end string
 	queue    []*server.Event      // guarded by feed.mu
-	wake     chan struct{}        // holds a token if queue may have something
+	wake     signal.Signal        // sent if queue may have something
 	out      chan []*server.Event // closed at the end
 }
 
@@ -38,16 +40,13 @@ func (f *feed) publish(events []*server.Event) {
 			}
 		}
 		if len(s.queue) > n {
-			select {
-			case s.wake <- struct{}{}:
-			default:
-			}
+			s.wake.Send()
 		}
 	}
 }
 
 func (f *feed) subscribe(key, end string) *subscription {
-	s := &subscription{feed: f, key: key, end: end, wake: make(chan struct{}, 1), out: make(chan []*server.Event, 1)}
+	s := &subscription{feed: f, key: key, end: end, wake: signal.New(), out: make(chan []*server.Event, 1)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs[s] = struct{}{}

@@ -15,6 +15,7 @@ import (
 
 	"skiff/internal/atomicfile"
 	"skiff/internal/lockfile"
+	"skiff/internal/signal"
 	"skiff/pkg/datastore/expiry"
 	"skiff/pkg/datastore/keyindex"
 	"skiff/pkg/datastore/schema"
@@ -39,8 +40,8 @@ type store struct {
 
 	changes     chan *change
 	tasks       chan task
-	checkpoints chan struct{} // holds a token if the log should be copied
-	unsynced    chan struct{} // holds a token if a commit was not synced
+	checkpoints signal.Signal // the log should be copied
+	unsynced    signal.Signal // a commit was not synced
 	compacting  chan struct{} // holds a token while a compaction runs
 	closing     chan struct{} // closed when the store begins to close
 	stopped     chan struct{} // closed when the writer has ended
@@ -77,8 +78,8 @@ func open(ctx context.Context, o Options, m *metrics) (s *store, err error) {
 		feed:        feed{subs: map[*subscription]struct{}{}},
 		changes:     make(chan *change, batchChanges),
 		tasks:       make(chan task),
-		checkpoints: make(chan struct{}, 1),
-		unsynced:    make(chan struct{}, 1),
+		checkpoints: signal.New(),
+		unsynced:    signal.New(),
 		compacting:  make(chan struct{}, 1),
 		closing:     make(chan struct{}),
 		stopped:     make(chan struct{}),

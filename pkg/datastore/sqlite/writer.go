@@ -174,10 +174,7 @@ func (w *writer) committed(steps []step, took time.Duration) {
 	w.wrote(int64(len(steps)), bytes)
 	w.unswept.Add(int64(bytes))
 	if w.durability == Balanced {
-		select {
-		case w.unsynced <- struct{}{}:
-		default:
-		}
+		w.unsynced.Send()
 	}
 	if w.mode == syncFull && took > slowSync && !w.slow {
 		w.slow = true
