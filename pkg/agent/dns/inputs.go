@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/cache"
+
+	"skiff/pkg/kube/reconcile"
 )
 
 // The ConfigMaps that configure cluster DNS, as K3s has them.
@@ -41,19 +43,8 @@ func newInputs(c *client, changed func()) *inputs {
 		custom: c.watchOne("configmaps", customConfigMap, &corev1.ConfigMap{}),
 		nodes:  c.watchNodes(),
 	}
-	handler := cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(o, n any) {
-			if digest(o) != digest(n) {
-				changed()
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	}
-	for _, i := range in.all() {
-		// The error is for informers that have stopped; these have not started.
-		_, _ = i.AddEventHandler(handler)
-	}
+	// The error is for informers that have stopped; these have not started.
+	_ = reconcile.OnChange(changed, func(o, n any) bool { return digest(o) != digest(n) }, in.all()...)
 	return in
 }
 

@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"skiff/pkg/kube/reconcile"
 )
 
 // Annotations by which nodes tell each other about themselves. They are
@@ -74,17 +76,8 @@ func newNodes(client kubernetes.Interface, name string, cluster []netip.Prefix, 
 	if err := n.informer.SetTransform(slim); err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	_, err := n.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { changed() },
-		UpdateFunc: func(before, after any) {
-			if !sameNode(before, after) {
-				changed()
-			}
-		},
-		DeleteFunc: func(any) { changed() },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch nodes: %w", err)
+	if err := reconcile.OnChange(changed, func(before, after any) bool { return !sameNode(before, after) }, n.informer); err != nil {
+		return nil, err
 	}
 	return n, nil
 }

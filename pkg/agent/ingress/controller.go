@@ -16,17 +16,17 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
 	"skiff/internal/pause"
+	"skiff/internal/signal"
 	"skiff/pkg/agent/ingress/catalog"
 	"skiff/pkg/agent/ingress/edge"
 	"skiff/pkg/agent/ingress/gateway"
 	"skiff/pkg/agent/ingress/rules"
+	"skiff/pkg/kube/events"
 )
 
 const (
@@ -52,7 +52,7 @@ type controller struct {
 	ingresses, classes, services, slices, namespaces cache.SharedIndexInformer
 
 	// routes is for what Ingresses and Gateways say, moved for where Pods are.
-	routes, moved chan struct{}
+	routes, moved signal.Signal
 
 	// What follows is of the goroutine of loop alone.
 
@@ -74,12 +74,11 @@ func (i *Ingress) serve(ctx context.Context, config *rest.Config, client kuberne
 	if err != nil {
 		return ignoreEnd(ctx, fmt.Errorf("get the address of the ingress: %w", err))
 	}
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	defer broadcaster.Shutdown()
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	recorder, stop := events.NewRecorder(ctx, client, "skiff-ingress", i.o.NodeName)
+	defer stop()
 	c := &controller{
-		Options: i.o, client: client, addrs: addrs, events: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "skiff-ingress", Host: i.o.NodeName}),
-		routes: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		Options: i.o, client: client, addrs: addrs, events: recorder,
+		routes: signal.New(), moved: signal.New(),
 		endpoints: make(map[string][]edge.Endpoint), ports: make(map[door]uint16), told: make(map[string]string),
 	}
 	c.refs = newRefs(ctx, client, c.changed)
@@ -109,14 +108,7 @@ func (i *Ingress) serve(ctx context.Context, config *rest.Config, client kuberne
 }
 
 // changed asks for routes to be made anew.
-func (c *controller) changed() { note(c.routes) }
-
-func note(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
+func (c *controller) changed() { c.routes.Send() }
 
 // loop brings everything up to date whenever something has changed.
 func (c *controller) loop(ctx context.Context, ended <-chan error) error {

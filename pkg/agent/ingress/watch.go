@@ -16,6 +16,7 @@ import (
 
 	"skiff/pkg/agent/ingress/catalog"
 	"skiff/pkg/agent/ingress/edge"
+	"skiff/pkg/kube/reconcile"
 )
 
 // byService is the index of EndpointSlices by the Service they are of.
@@ -37,28 +38,10 @@ func (c *controller) watch(factory informers.SharedInformerFactory) error {
 	}}); err != nil {
 		return fmt.Errorf("index EndpointSlices: %w", err)
 	}
-	for _, i := range []cache.SharedIndexInformer{c.ingresses, c.classes, c.services, c.namespaces} {
-		if err := onChange(i, matters, c.changed); err != nil {
-			return err
-		}
+	if err := reconcile.OnChange(c.changed, matters, c.ingresses, c.classes, c.services, c.namespaces); err != nil {
+		return err
 	}
-	return onChange(c.slices, func(_, _ any) bool { return true }, func() { note(c.moved) })
-}
-
-// onChange calls f for every change of the informer's objects that matters.
-func onChange(i cache.SharedIndexInformer, matters func(before, after any) bool, f func()) error {
-	_, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { f() }, DeleteFunc: func(any) { f() },
-		UpdateFunc: func(before, after any) {
-			if matters(before, after) {
-				f()
-			}
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("watch for the ingress: %w", err)
-	}
-	return nil
+	return reconcile.OnChange(c.moved.Send, nil, c.slices)
 }
 
 // matters reports whether routes may depend on the difference: not when only the

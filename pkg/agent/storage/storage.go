@@ -20,8 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
@@ -30,6 +28,7 @@ import (
 
 	"skiff/pkg/component"
 	"skiff/pkg/kube/demand"
+	"skiff/pkg/kube/events"
 )
 
 const (
@@ -133,10 +132,9 @@ func (p *Provisioner) serve(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("make client of %s: %w", name, err)
 	}
-	events := record.NewBroadcaster(record.WithContext(ctx))
-	defer events.Shutdown()
-	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return p.newWorker(client, events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: provisioner, Host: p.NodeName})).run(ctx)
+	recorder, stop := events.NewRecorder(ctx, client, provisioner, p.NodeName)
+	defer stop()
+	return p.newWorker(client, recorder).run(ctx)
 }
 
 func (p *Provisioner) newWorker(client kubernetes.Interface, events record.EventRecorder) *worker {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,12 +21,17 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/util/workqueue"
 
+	"skiff/internal/signal"
 	"skiff/pkg/component"
+	"skiff/pkg/kube/reconcile"
 )
 
-const name = "runtime-classes"
+const (
+	name = "runtime-classes"
+	// retry is when a write that has failed is tried again.
+	retry = time.Second
+)
 
 // Options is what New needs.
 type Options struct {
@@ -46,8 +52,8 @@ func New(o Options) *Controller { return &Controller{Options: o} }
 // Name implements component.Component.
 func (c *Controller) Name() string { return name }
 
-// Run implements component.Component. There is one key in the queue: all nodes
-// together decide which classes there are.
+// Run implements component.Component. All nodes together decide which classes
+// there are.
 func (c *Controller) Run(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(rest.AddUserAgent(c.Loopback(), name))
 	if err != nil {
@@ -55,39 +61,19 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trim))
 	defer factory.Shutdown() // Waits for the informer's goroutines; ctx stops them.
-	nodes := factory.Core().V1().Nodes()
-	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())
-	handler, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { queue.Add(name) },
-		UpdateFunc: func(before, now any) {
-			if differ(before, now) {
-				queue.Add(name)
-			}
-		},
-		DeleteFunc: func(any) { queue.Add(name) },
-	})
-	if err != nil {
-		return fmt.Errorf("watch nodes: %w", err)
+	nodes, changed := factory.Core().V1().Nodes(), signal.New()
+	if err := reconcile.OnChange(changed.Send, differ, nodes.Informer()); err != nil {
+		return err
 	}
-	stop := context.AfterFunc(ctx, queue.ShutDown)
-	defer stop()
 	factory.StartWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), nodes.Informer().HasSynced) {
 		return nil
 	}
-	for {
-		key, quit := queue.Get()
-		if quit {
-			return nil
-		}
-		if err := c.sync(ctx, client, nodes.Lister()); err == nil {
-			queue.Forget(key)
-		} else if ctx.Err() == nil {
-			c.Logger.Warn("runtime classes are not up to date, trying again", "error", err)
-			queue.AddRateLimited(key)
-		}
-		queue.Done(key)
-	}
+	reconcile.Loop{
+		Changed: changed, Retry: retry, Failed: "runtime classes are not up to date", Logger: c.Logger,
+		Sync: func(ctx context.Context) (time.Duration, error) { return 0, c.sync(ctx, client, nodes.Lister()) },
+	}.Run(ctx)
+	return nil
 }
 
 // sync labels nodes before it makes classes, so that a pod of a new class finds

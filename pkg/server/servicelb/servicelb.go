@@ -18,14 +18,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
-	"skiff/internal/pause"
+	"skiff/internal/signal"
 	"skiff/pkg/component"
+	"skiff/pkg/kube/events"
+	"skiff/pkg/kube/reconcile"
 )
 
 const (
@@ -70,24 +70,21 @@ func (c *Controller) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make client of %s: %w", name, err)
 	}
-	events := record.NewBroadcaster(record.WithContext(ctx))
-	defer events.Shutdown()
-	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	w := &worker{
-		Options: c.Options, client: client, changed: make(chan struct{}, 1),
-		events: events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: manager}),
-	}
+	recorder, stop := events.NewRecorder(ctx, client, manager, "")
+	defer stop()
+	w := &worker{Options: c.Options, client: client, changed: signal.New(), events: recorder}
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithTransform(trimService))
 	defer factory.Shutdown()
 	w.services = factory.Core().V1().Services().Informer()
-	if err := w.watch(w.services); err != nil {
+	if err := reconcile.OnChange(w.changed.Send, nil, w.services); err != nil {
 		return err
 	}
 	factory.StartWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), w.services.HasSynced) {
 		return nil
 	}
-	return w.run(ctx)
+	w.run(ctx)
+	return nil
 }
 
 // worker is one run of the controller.
@@ -97,62 +94,24 @@ type worker struct {
 	client   kubernetes.Interface
 	events   record.EventRecorder
 	services cache.SharedIndexInformer
-	changed  chan struct{}
+	changed  signal.Signal
 
 	// What follows exists while there are Services to serve.
 	nodes, slices cache.SharedIndexInformer
 	stop          func()
 }
 
-// watch makes every change of the informer's objects a reason to plan anew.
-func (w *worker) watch(i cache.SharedIndexInformer) error {
-	note := func(any) { w.note() }
-	_, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: note, UpdateFunc: func(_, _ any) { w.note() }, DeleteFunc: note})
-	if err != nil {
-		return fmt.Errorf("watch for %s: %w", name, err)
-	}
-	return nil
-}
-
-func (w *worker) note() {
-	select {
-	case w.changed <- struct{}{}:
-	default:
-	}
-}
-
 // run plans whenever something has changed.
-func (w *worker) run(ctx context.Context) error {
+func (w *worker) run(ctx context.Context) {
 	defer func() {
 		if w.stop != nil {
 			w.stop()
 		}
 	}()
-	again := time.NewTimer(0)
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-again.C:
-		case <-w.changed:
-			if !pause.For(ctx, gather) {
-				return nil
-			}
-		}
-		next, err := w.sync(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			w.Logger.Warn("load balancers could not be brought up to date, trying again", "error", err)
-			next = retry
-		}
-		again.Stop()
-		if next > 0 {
-			again.Reset(next)
-		}
-	}
+	reconcile.Loop{
+		Changed: w.changed, Gather: gather, Retry: retry, Sync: w.sync,
+		Failed: "load balancers could not be brought up to date", Logger: w.Logger,
+	}.Run(ctx)
 }
 
 // sync makes a plan and writes what is new in it. It returns after what time
@@ -224,7 +183,7 @@ func (w *worker) follow(ctx context.Context, wanted bool) error {
 		slices.Shutdown()
 	}
 	w.nodes, w.slices = nodes.Core().V1().Nodes().Informer(), slices.Discovery().V1().EndpointSlices().Informer()
-	if err := errors.Join(w.watch(w.nodes), w.watch(w.slices)); err != nil {
+	if err := reconcile.OnChange(w.changed.Send, nil, w.nodes, w.slices); err != nil {
 		stop()
 		return err
 	}

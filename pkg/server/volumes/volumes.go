@@ -16,14 +16,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"skiff/internal/signal"
 	"skiff/pkg/component"
 	"skiff/pkg/kube/demand"
+	"skiff/pkg/kube/events"
+	"skiff/pkg/kube/reconcile"
 )
 
 const (
@@ -81,10 +82,9 @@ func (c *Controller) serve(ctx context.Context, cfg *rest.Config) error {
 	if err != nil {
 		return fmt.Errorf("make client of %s: %w", name, err)
 	}
-	events := record.NewBroadcaster(record.WithContext(ctx))
-	defer events.Shutdown()
-	events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	return newWatcher(client, events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: provisioner}), c.Logger).run(ctx)
+	recorder, stop := events.NewRecorder(ctx, client, provisioner, "")
+	defer stop()
+	return newWatcher(client, recorder, c.Logger).run(ctx)
 }
 
 // watcher is the controller while there are volumes.
@@ -93,7 +93,7 @@ type watcher struct {
 	logger         *slog.Logger
 	client         kubernetes.Interface
 	nodes, volumes cache.SharedIndexInformer
-	changed        chan struct{}
+	changed        signal.Signal
 	// away are the nodes with volumes that are not ready.
 	away map[string]*absence
 }
@@ -105,7 +105,7 @@ type absence struct {
 }
 
 func newWatcher(client kubernetes.Interface, events record.EventRecorder, logger *slog.Logger) *watcher {
-	return &watcher{client: client, events: events, logger: logger, changed: make(chan struct{}, 1), away: map[string]*absence{}}
+	return &watcher{client: client, events: events, logger: logger, changed: signal.New(), away: map[string]*absence{}}
 }
 
 func (w *watcher) run(ctx context.Context) error {
@@ -117,39 +117,19 @@ func (w *watcher) run(ctx context.Context) error {
 	defer volumes.Shutdown()
 	defer stop()
 	w.nodes, w.volumes = nodes.Core().V1().Nodes().Informer(), volumes.Core().V1().PersistentVolumes().Informer()
-	for _, i := range []cache.SharedIndexInformer{w.nodes, w.volumes} {
-		_, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: func(any) { w.note() }, UpdateFunc: func(_, _ any) { w.note() }, DeleteFunc: func(any) { w.note() },
-		})
-		if err != nil {
-			return fmt.Errorf("watch for %s: %w", name, err)
-		}
+	if err := reconcile.OnChange(w.changed.Send, nil, w.nodes, w.volumes); err != nil {
+		return err
 	}
 	nodes.StartWithContext(ctx)
 	volumes.StartWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), w.nodes.HasSynced, w.volumes.HasSynced) {
 		return nil
 	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-		case <-w.changed:
-		}
-		if again := w.look(time.Now()); again > 0 {
-			timer.Reset(again)
-		}
-	}
-}
-
-func (w *watcher) note() {
-	select {
-	case w.changed <- struct{}{}:
-	default:
-	}
+	reconcile.Loop{
+		Changed: w.changed, Logger: w.logger,
+		Sync: func(context.Context) (time.Duration, error) { return w.look(time.Now()), nil },
+	}.Run(ctx)
+	return nil
 }
 
 // trim keeps what look needs.

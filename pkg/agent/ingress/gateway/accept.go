@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,6 +14,10 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
 	v1 "sigs.k8s.io/gateway-api/apis/v1"
+	api "sigs.k8s.io/gateway-api/pkg/client/clientset/versioned/typed/apis/v1"
+
+	"skiff/internal/signal"
+	"skiff/pkg/kube/reconcile"
 )
 
 const (
@@ -43,39 +48,33 @@ func AcceptClasses(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("make metadata client: %w", err)
 	}
-	changed := make(chan struct{}, 1)
-	classes := newStore[*v1.GatewayClass](func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	})
+	changed := signal.New()
+	classes := newStore[*v1.GatewayClass](changed.Send)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	follow(klog.NewContext(ctx, klog.Background()), &wg, client.GatewayClasses(), classes, &v1.GatewayClass{})
-	again := time.NewTimer(0)
-	defer again.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		case <-again.C:
-		}
-		for _, c := range classes.all() {
-			if c.Spec.ControllerName != Controller {
-				continue
+	reconcile.Loop{
+		Changed: changed, Retry: acceptRetry, Failed: "cannot accept all GatewayClasses", Logger: o.Logger,
+		Sync: func(ctx context.Context) (time.Duration, error) {
+			var errs []error
+			for _, c := range classes.all() {
+				if c.Spec.ControllerName == Controller {
+					errs = append(errs, accept(ctx, client, names, c))
+				}
 			}
-			version, err := installedVersion(ctx, names)
-			if err == nil {
-				err = write(ctx, "GatewayClass", client.GatewayClasses(), c, func(x *v1.GatewayClass) { setClass(x, version) })
-			}
-			if err != nil && ctx.Err() == nil {
-				o.Logger.Warn("cannot accept the GatewayClass, trying again", "class", c.Name, "error", err, "in", acceptRetry)
-				again.Reset(acceptRetry)
-			}
-		}
+			return 0, errors.Join(errs...)
+		},
+	}.Run(ctx)
+	return nil
+}
+
+// accept writes the status of one of our classes.
+func accept(ctx context.Context, client *api.GatewayV1Client, names metadata.Interface, c *v1.GatewayClass) error {
+	version, err := installedVersion(ctx, names)
+	if err != nil {
+		return fmt.Errorf("GatewayClass %s: %w", c.Name, err)
 	}
+	return write(ctx, "GatewayClass", client.GatewayClasses(), c, func(x *v1.GatewayClass) { setClass(x, version) })
 }
 
 // installedVersion is that of the definitions in the cluster.
