@@ -27,7 +27,7 @@ const (
 func (n *node) watch(ctx context.Context) {
 	started := time.Now()
 	nextLog := started.Add(firstWaitLog)
-	wasReady := false
+	wasReady, late := false, false
 	for {
 		err := n.checkOnce(ctx)
 		if ctx.Err() != nil {
@@ -35,6 +35,8 @@ func (n *node) watch(ctx context.Context) {
 		}
 		now := time.Now()
 		var next time.Duration
+		first := err != nil && wasReady && !late
+		late = err != nil
 		switch {
 		case err == nil:
 			if !wasReady {
@@ -48,6 +50,9 @@ func (n *node) watch(ctx context.Context) {
 			}
 			nextLog = now
 			next = pollReady
+		case first: // On a busy machine one answer that is late means nothing.
+			n.logger.Debug("not ready, asking again", "missing", err)
+			next = pollDegraded
 		case wasReady:
 			n.enter(Degraded, err.Error())
 			next = pollDegraded
@@ -55,7 +60,7 @@ func (n *node) watch(ctx context.Context) {
 			n.enter(Starting, err.Error())
 			next = min(max(now.Sub(started)/pollShare, pollMin), pollMax)
 		}
-		if err != nil && !now.Before(nextLog) {
+		if err != nil && !first && !now.Before(nextLog) {
 			n.logMissing(err, wasReady, now.Sub(started))
 			nextLog = now.Add(nextWaitLog)
 		}

@@ -94,7 +94,7 @@ func TestDegradedAndBack(t *testing.T) {
 		stop := s.run()
 		<-s.Ready()
 		sick.Store(true)
-		time.Sleep(6 * time.Second)
+		time.Sleep(7 * time.Second)
 		s.wantState("a", component.Degraded)
 		s.wantState("b", component.Ready)
 		if got := s.status("a").Message; got != "disk is slow" {
@@ -113,6 +113,32 @@ func TestDegradedAndBack(t *testing.T) {
 		want := []string{"waiting", "starting", "ready", "degraded", "ready", "stopping", "stopped"}
 		if diff := cmp.Diff(want, states); diff != "" {
 			t.Errorf("events -want +got:\n%s", diff)
+		}
+	})
+}
+
+// TestLateOnce fails every other look: that is nothing to talk about.
+func TestLateOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t)
+		looks := 0
+		s.Add(component.Func("a", untilDone, func(context.Context) error {
+			if looks++; looks%2 == 0 {
+				return errors.New("i/o timeout")
+			}
+			return nil
+		}))
+		stop := s.run()
+		<-s.Ready()
+		for range 60 {
+			time.Sleep(time.Second)
+			s.wantState("a", component.Ready)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if looks < 20 || strings.Contains(s.logged(), "any more") {
+			t.Errorf("%d looks, the log:\n%s", looks, s.logged())
 		}
 	})
 }
@@ -151,7 +177,7 @@ func TestEventsAreBounded(t *testing.T) {
 		s := newScript(t)
 		n := 0
 		s.Add(component.Func("a", untilDone, func(context.Context) error {
-			if n++; n%2 == 0 {
+			if n++; n%4 >= 2 {
 				return errors.New("flap")
 			}
 			return nil
