@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -44,8 +46,39 @@ func restarts(t *testing.T, h *hosts.Host) {
 		return err
 	})
 	contains(t, "logs of a pod that was kept", s.kubectl("logs", pod), "listening on")
+
+	s.killContainerd()
+	s.sameContainers("an end of containerd", before)
 	s.kubectl("scale", "deployment/kept", "--replicas=3")
 	s.ready("app=kept", 3)
+}
+
+// killContainerd ends containerd as a lack of memory would, and waits until
+// skiff has another that is ready.
+func (s *space) killContainerd() {
+	s.t.Helper()
+	for _, p := range s.Processes() {
+		if p.Args[0] == "containerd" {
+			noError(s.t, syscall.Kill(p.PID, syscall.SIGKILL))
+		}
+	}
+	s.eventually("containerd to be ready again", func() error {
+		var report struct {
+			Components []struct {
+				Name, State, Message string
+				Restarts             int
+			}
+		}
+		if err := json.Unmarshal([]byte(s.Status("-o", "json").Stdout), &report); err != nil {
+			return err
+		}
+		for _, c := range report.Components {
+			if c.Name == "containerd" && (c.Restarts != 1 || c.State != "ready") {
+				return fmt.Errorf("%s after %d restarts: %s", c.State, c.Restarts, c.Message)
+			}
+		}
+		return nil
+	})
 }
 
 const keptApp = `

@@ -71,10 +71,8 @@ type Runtime struct {
 	dropIns  []string
 	runtimes []handler
 
-	once   sync.Once
-	client cri.RuntimeServiceClient
-	conn   *grpc.ClientConn
-	err    error // of making client
+	mu   sync.Mutex
+	conn *grpc.ClientConn // guarded by mu; nil until it is needed, and after each Run
 }
 
 var (
@@ -304,13 +302,13 @@ func (r *Runtime) Ready(ctx context.Context) error {
 	if _, err := os.Stat(r.Layout.ContainerdSocket()); err != nil {
 		return fmt.Errorf("socket %s is not there yet", r.Layout.ContainerdSocket())
 	}
-	client, err := r.dial()
+	conn, err := r.dial()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	status, err := client.Status(ctx, &cri.StatusRequest{})
+	status, err := cri.NewRuntimeServiceClient(conn).Status(ctx, &cri.StatusRequest{})
 	if err != nil {
 		return fmt.Errorf("ask the CRI for its status: %w", err)
 	}
@@ -334,26 +332,33 @@ func (r *Runtime) ChosenSnapshotter() string {
 // Endpoint is the CRI endpoint for the kubelet.
 func (r *Runtime) Endpoint() string { return "unix://" + r.Layout.ContainerdSocket() }
 
-func (r *Runtime) dial() (cri.RuntimeServiceClient, error) {
-	r.once.Do(func() {
-		// containerd's client insists on an absolute path in the address,
-		// and gRPC on three slashes.
-		path, err := filepath.Abs(r.Layout.ContainerdSocket())
-		if err != nil {
-			r.err = fmt.Errorf("dial containerd: %w", err)
-			return
-		}
-		r.conn, r.err = grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		r.client = cri.NewRuntimeServiceClient(r.conn)
-	})
-	return r.client, r.err
+func (r *Runtime) dial() (*grpc.ClientConn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn != nil {
+		return r.conn, nil
+	}
+	// gRPC insists on three slashes.
+	path, err := filepath.Abs(r.Layout.ContainerdSocket())
+	if err != nil {
+		return nil, fmt.Errorf("dial containerd: %w", err)
+	}
+	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("dial containerd: %w", err)
+	}
+	r.conn = conn
+	return conn, nil
 }
 
 func (r *Runtime) close() {
-	if _, err := r.dial(); err != nil {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.conn == nil {
 		return
 	}
 	if err := r.conn.Close(); err != nil {
 		r.Logger.Debug("close connection to containerd", "error", err)
 	}
+	r.conn = nil
 }
