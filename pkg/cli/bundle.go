@@ -34,7 +34,7 @@ func bundleCommand() *cli.Command {
 			"values of Secrets and environment variables are left out. It has names of your pods and\n" +
 			"addresses of your machines: look into it before you give it away.",
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to this file, or - for standard output (default: skiff-bundle-HOST-TIME.tar.gz here)"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to this file, or into this directory, or - for standard output (default: skiff-bundle-HOST-TIME.tar.gz here)"},
 			&cli.IntFlag{Name: "limit", Value: support.DefaultLimit >> 20, Usage: "MiB of content at most"},
 			&cli.BoolFlag{Name: "pod-logs", Usage: "take the last lines of your pods' logs along, not only of those in kube-system", DisableDefaultText: true},
 		}, someOptionFlags("data-dir", "private-registry", "log")...),
@@ -69,8 +69,8 @@ func makeBundle(c *cli.Context) error {
 		_, err := c.App.Writer.Write(archive.Bytes())
 		return err
 	}
-	if file == "" {
-		file = name + ".tar.gz"
+	if info, err := os.Stat(file); file == "" || err == nil && info.IsDir() {
+		file = filepath.Join(file, name+".tar.gz")
 	}
 	if err := atomicfile.Write(file, archive.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("write bundle: %w", err)

@@ -77,18 +77,25 @@ func TestMigrateK3s(t *testing.T) {
 func bundled(t *testing.T, h *hosts.Host, args ...string) map[string]string {
 	t.Helper()
 	begin := time.Now()
-	h.Run(append([]string{"skiff", "bundle", "-o", "/tmp/bundle.tar.gz"}, args...)...)
+	dir, err := os.MkdirTemp(h.Path("/tmp"), "bundle")
+	noError(t, err)
+	h.Run(append([]string{"skiff", "bundle", "-o", "/tmp/" + filepath.Base(dir)}, args...)...)
 	if took := time.Since(begin); took > 75*time.Second {
 		t.Errorf("skiff bundle took %s", took)
 	}
-	info, err := os.Stat(h.Path("/tmp/bundle.tar.gz"))
+	found, _ := filepath.Glob(filepath.Join(dir, "skiff-bundle-*.tar.gz"))
+	if len(found) != 1 {
+		t.Fatalf("bundles in %s: %v, want one", dir, found)
+	}
+	info, err := os.Stat(found[0])
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the bundle: %v, %v, want mode 0600", info, err)
 	}
-	zip, err := gzip.NewReader(strings.NewReader(h.ReadFile("/tmp/bundle.tar.gz")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	packed, err := os.Open(found[0])
+	noError(t, err)
+	defer packed.Close()
+	zip, err := gzip.NewReader(packed)
+	noError(t, err)
 	files := make(map[string]string)
 	size := 0
 	for r := tar.NewReader(zip); ; {
