@@ -38,7 +38,8 @@ type nodeWatch struct {
 	start time.Time // of this process' node: what was reported before does not count
 
 	mu      sync.Mutex
-	node    *corev1.Node  // nil until seen; guarded by mu
+	node    *corev1.Node  // nil until seen, and when it was deleted; guarded by mu
+	seen    bool          // guarded by mu
 	changed chan struct{} // closed and replaced at every change; guarded by mu
 }
 
@@ -112,7 +113,7 @@ func (w *nodeWatch) set(obj any) {
 	n, _ := obj.(*corev1.Node)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.node = n
+	w.node, w.seen = n, w.seen || n != nil
 	if w.changed != nil {
 		close(w.changed)
 	}
@@ -180,7 +181,7 @@ func (w *nodeWatch) waitPodCIDR(ctx context.Context) ([]netip.Prefix, error) {
 func (w *nodeWatch) Ready(context.Context) error {
 	n, _ := w.get()
 	if n == nil {
-		return fmt.Errorf("node %s is not registered with the API server", w.name)
+		return w.missing()
 	}
 	if w.offline != nil && w.offline() {
 		return nil // The kubelet, the runtime and the network speak for themselves.
@@ -199,6 +200,16 @@ func (w *nodeWatch) Ready(context.Context) error {
 		return fmt.Errorf("node %s is not ready: %s", w.name, c.Message)
 	}
 	return errors.New("the kubelet has not reported the node's state")
+}
+
+// missing says why there is no Node. The kubelet registers once.
+func (w *nodeWatch) missing() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.seen {
+		return fmt.Errorf("node %s was deleted from the cluster; restart skiff here and it registers again, or uninstall it", w.name)
+	}
+	return fmt.Errorf("node %s is not registered with the API server", w.name)
 }
 
 // uninitialized is the taint that the kubelet of a node with an external cloud
