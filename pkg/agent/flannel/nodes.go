@@ -115,6 +115,12 @@ func sameNode(before, after any) bool {
 	return true
 }
 
+// waitListed waits until it is known which nodes there are, and reports whether
+// it is.
+func (n *nodes) waitListed(ctx context.Context) bool {
+	return cache.WaitForCacheSync(ctx.Done(), n.informer.HasSynced)
+}
+
 // peers are the other nodes that have said how they are reached, the oldest
 // first: of two that say the same, the younger is wrong. ok is false as long as
 // nobody has said which nodes there are.

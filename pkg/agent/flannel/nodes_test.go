@@ -54,6 +54,9 @@ func followed(t *testing.T, list ...*corev1.Node) (*nodes, *fake.Clientset, chan
 	for range list {
 		<-changed
 	}
+	if !n.waitListed(ctx) {
+		t.Fatal("the nodes were not listed")
+	}
 	return n, client, changed
 }
 

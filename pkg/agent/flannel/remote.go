@@ -48,6 +48,13 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 	defer cancel()
 	wg.Go(func() { nodes.informer.RunWithContext(ctx) })
 	wg.Go(func() {
+		// The last object of the first list may be told before the list is
+		// known to be complete.
+		if nodes.waitListed(ctx) {
+			changes.Send()
+		}
+	})
+	wg.Go(func() {
 		watch(ctx, changes, f.Logger, netlink.AddrSubscribe, func(netlink.AddrUpdate) bool { return true })
 	})
 	wg.Go(func() { watch(ctx, changes, f.Logger, netlink.LinkSubscribe, ofInterest) })
@@ -112,7 +119,7 @@ func (r *remote) round(ctx context.Context) error {
 	}
 	peers, ok := r.nodes.peers()
 	if !ok {
-		return nil // The first list is a change.
+		return nil // The end of the first list is a change.
 	}
 	err = r.backend.lead(r.same(peers))
 	if len(peers) != r.known {
