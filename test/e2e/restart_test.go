@@ -49,6 +49,10 @@ func restarts(t *testing.T, h *hosts.Host) {
 
 	s.killContainerd()
 	s.sameContainers("an end of containerd", before)
+	s.Run("ip", "link", "delete", "cni0")
+	s.eventually("the NodePort without the bridge", func() error { return answersOK(h.Network(), url) })
+	s.WaitReady()
+	s.sameContainers("the end of the bridge", before)
 	s.kubectl("scale", "deployment/kept", "--replicas=3")
 	s.ready("app=kept", 3)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -73,6 +74,9 @@ func (f *Flannel) remote(ctx context.Context, n network) error {
 // ofInterest leaves out what comes and goes with each pod.
 func ofInterest(u netlink.LinkUpdate) bool {
 	name := u.Attrs().Name
+	if name == Bridge {
+		return u.Header.Type == unix.RTM_DELLINK
+	}
 	return !ours(name) || name == tunnelV4 || name == tunnelV6 || name == wireguard
 }
 
@@ -93,6 +97,9 @@ type remote struct {
 
 // round looks at everything once and changes what is not as it should be.
 func (r *remote) round(ctx context.Context) error {
+	if err := r.mendBridge(r.n); err != nil {
+		return r.tell(err)
+	}
 	u, err := r.underlay()
 	if err != nil {
 		return r.tell(err)
