@@ -35,8 +35,10 @@ type Options struct {
 	Kubeconfig string
 	// Wrap is what that watch's requests go by; it may be nil.
 	Wrap func(http.RoundTripper) http.RoundTripper
-	// Returned is called when a server answers that did not before: it may be
-	// another than it was. It may be nil, and must not block.
+	// Returned is called when a server answers that did not before, or is
+	// watched again: it may be another than it was. One that restarts in a
+	// moment may be missed by nobody but its watcher. It may be nil, and must
+	// not block.
 	Returned func()
 	Notes    status.Notes
 	Logger   *slog.Logger
@@ -115,7 +117,11 @@ func (b *Balancer) Reachable() (bool, <-chan struct{}) { return b.pool.reachable
 
 // Watched notes whether somebody else, the tunnel, finds out within seconds when
 // a server is gone. Then none of the connections with it needs to ask.
-func (b *Balancer) Watched(address string, by bool) { b.pool.watch(address, by) }
+func (b *Balancer) Watched(address string, by bool) {
+	if b.pool.watch(address, by) && b.o.Returned != nil {
+		b.o.Returned()
+	}
+}
 
 // Run implements component.Component.
 func (b *Balancer) Run(ctx context.Context) error {

@@ -23,6 +23,7 @@ type server struct {
 	pairs   map[*pair]struct{}
 	lookout *pair // looks out for the server's end, nil while there are no pairs
 	watched bool  // somebody else looks out, so that the lookout may rest
+	left    bool  // he did, until the server was gone
 }
 
 // pool is all servers, and the connections through this node's port.
@@ -222,16 +223,17 @@ func (s *server) instruct() {
 
 // watch notes whether somebody else looks out for the end of a server. When
 // that ends, the server may have: it is asked at once, and for a minute more
-// often than otherwise.
-func (p *pool) watch(address string, by bool) {
+// often than otherwise. It reports whether somebody does again.
+func (p *pool) watch(address string, by bool) (again bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i := slices.IndexFunc(p.servers, func(s *server) bool { return s.address == address })
 	if i < 0 || p.ended {
-		return
+		return false
 	}
 	s := p.servers[i]
-	s.watched = by
+	again = by && s.left
+	s.watched, s.left = by, !by
 	switch {
 	case s.lookout == nil:
 	case by:
@@ -240,6 +242,7 @@ func (p *pool) watch(address string, by bool) {
 		s.lookout.doubt()
 		p.choose.Reset(appointAfter)
 	}
+	return again
 }
 
 // appointAfter is how long connections show what they are like before the

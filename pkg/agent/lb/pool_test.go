@@ -94,6 +94,21 @@ func (n fakeNet) dial(ctx context.Context, address string) (net.Conn, error) {
 	return c, nil
 }
 
+// TestWatchedAgain restarts a server so quickly that only its watcher notices.
+func TestWatchedAgain(t *testing.T) {
+	returned := 0
+	b := &Balancer{o: Options{Returned: func() { returned++ }}, pool: newPool("a:1", nil)}
+	for i, step := range []struct {
+		server string
+		by     bool
+		want   int
+	}{{"a:1", true, 0}, {"a:1", false, 0}, {"a:1", true, 1}, {"a:1", true, 1}, {"b:1", false, 1}, {"b:1", true, 1}} {
+		if b.Watched(step.server, step.by); returned != step.want {
+			t.Errorf("step %d: Returned was called %d times, want %d", i, returned, step.want)
+		}
+	}
+}
+
 func TestDial(t *testing.T) {
 	silent := time.Hour
 	tests := []struct {
