@@ -28,12 +28,9 @@ func (f *Flannel) mendBridge(n network) error {
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", Bridge, err)
 	}
-	plugs, err := readPlugs(paths.CNICache)
-	if err != nil {
-		return err
-	}
 	plugged := 0
-	for _, p := range plugs {
+	var errs []error // One pod must not keep the others out.
+	for _, p := range f.readPlugs(paths.CNICache) {
 		link, err := netlink.LinkByName(p.link)
 		if err != nil || link.Type() != "veth" || link.Attrs().MasterIndex != 0 {
 			continue // its pod is gone, or it is somewhere else now
@@ -43,7 +40,8 @@ func (f *Flannel) mendBridge(n network) error {
 			err = netlink.LinkSetHardwareAddr(bridge, p.gateway)
 		}
 		if err := errors.Join(err, netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true)); err != nil {
-			return fmt.Errorf("plug %s into bridge %s: %w", p.link, Bridge, err)
+			errs = append(errs, fmt.Errorf("plug %s into bridge %s: %w", p.link, Bridge, err))
+			continue
 		}
 		plugged++
 	}
@@ -51,7 +49,7 @@ func (f *Flannel) mendBridge(n network) error {
 	if err := f.routeServices(); err != nil {
 		f.Logger.Debug("Services cannot be routed yet", "error", err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // plug is how a pod was connected to the bridge.
@@ -60,12 +58,10 @@ type plug struct {
 	gateway net.HardwareAddr // the bridge's
 }
 
-// readPlugs reads what the CNI library remembers of the pods.
-func readPlugs(cache string) ([]plug, error) {
-	files, err := filepath.Glob(filepath.Join(cache, networkName+"-*"))
-	if err != nil {
-		return nil, fmt.Errorf("list results of network plug-ins: %w", err)
-	}
+// readPlugs reads what the CNI library remembers of the pods. A power cut may
+// have left a file empty; its pod is gone.
+func (f *Flannel) readPlugs(cache string) []plug {
+	files, _ := filepath.Glob(filepath.Join(cache, networkName+"-*")) // the pattern is good
 	var plugs []plug
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -74,13 +70,14 @@ func readPlugs(cache string) ([]plug, error) {
 		}
 		p, err := parsePlug(text)
 		if err != nil {
-			return nil, fmt.Errorf("read result of network plug-ins %s: %w", file, err)
+			f.Logger.Warn("a result of the network plug-ins cannot be read; its pod, if there is one, has no network", "file", file, "error", err)
+			continue
 		}
-		if p.link != "" {
+		if p.link != "" && p.gateway != nil {
 			plugs = append(plugs, p)
 		}
 	}
-	return plugs, nil
+	return plugs
 }
 
 func parsePlug(text []byte) (p plug, err error) {
